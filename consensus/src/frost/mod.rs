@@ -1,0 +1,12 @@
+//! Threshold cryptography of the committee: group key, signing sessions, dealt preimages (C1-C5, P1).
+//!
+//! Everything is `frost-secp256k1` (RFC 9591) and libsodium's sealed box through `crypto_box`; here are
+//! only the shapes the protocol needs. Randomness and time are arguments.
+
+mod deal;
+mod group;
+mod session;
+
+pub use deal::{Deal, DealError, EncryptionKey, EncryptionSecret, ReleaseShare, deal_preimage, open_share, rebuild};
+pub use group::{GroupError, GroupKey, GroupSignature, KeyShare, dkg_all_local, threshold};
+pub use session::{SignEffect, SignInput, SignMessage, Signer, SignerConfig, payload_hash};

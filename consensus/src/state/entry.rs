@@ -1,0 +1,272 @@
+//! Everything the ledger remembers, as keyed entries.
+//!
+//! A transaction never changes state in place: it yields the entries it replaces, so that one
+//! list serves the in-memory state, the state root and the store's atomic batch (D3).
+
+use crate::codec;
+use crate::frost::{Deal, GroupSignature};
+use crate::ids::{Beacon, BlobRef, BlockHash, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash, Preimage};
+use crate::manifest::{Manifest, Timing};
+use crate::outcome::{ClaimOutcome, Outcome, TestReport};
+use crate::record;
+use crate::tx::{Fund, Reveal};
+use serde::Serialize;
+
+/// Position of the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+pub struct Tip {
+    /// Height of the last block; 0 is genesis.
+    pub height: u64,
+    /// Its hash; the chain id at genesis.
+    pub hash: BlockHash,
+    /// Its time, ms since the Unix epoch.
+    pub time_ms: u64,
+    /// State root after it.
+    pub state_root: Digest,
+}
+
+/// The weights a model has now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+pub struct Head {
+    /// Weights.
+    pub weights: BlobRef,
+    /// Round that made them; 0 for the initial head.
+    pub round: u64,
+    /// Test report, once a round has measured it.
+    pub test: Option<TestReport>,
+}
+
+/// The round a model is in.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+pub struct Round {
+    /// Number, from 1.
+    pub number: u64,
+    /// Ledger height at which it opened.
+    pub opened_height: u64,
+    /// Beacon from which shards are drawn (S3).
+    pub start: Beacon,
+    /// Height of its first commit.
+    pub first_commit_height: Option<u64>,
+    /// Its claims, in order of commitment.
+    pub claims: Vec<ClaimId>,
+    /// Beacon from which gate and confirm samples are drawn, once sealed (S3).
+    pub sealed: Option<Beacon>,
+}
+
+impl Round {
+    /// Last height at which commits are taken; `None` until the first one sets it.
+    pub fn commits_close(&self, timing: &Timing) -> Option<u64> {
+        self.first_commit_height.map(|first| {
+            let by_open = self.opened_height.saturating_add(timing.commit_blocks.into());
+            by_open.max(first.saturating_add(timing.linger_blocks.into()))
+        })
+    }
+
+    /// Last height at which locks and reveals are taken.
+    pub fn reveals_close(&self, timing: &Timing) -> Option<u64> {
+        self.commits_close(timing).map(|h| h.saturating_add(timing.reveal_blocks.into()))
+    }
+}
+
+/// A model on the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+pub struct ModelState {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Who announced it.
+    pub added_by: NodeId,
+    /// Height of the announcement.
+    pub added_height: u64,
+    /// Current weights.
+    pub head: Head,
+    /// Current round; opens with the first funding.
+    pub round: Option<Round>,
+    /// Gain proven by all adopted heads, micro-nats of mean loss.
+    pub proven_unat: u64,
+    /// Sponsors, in order of their first promise.
+    pub sponsors: Vec<Sponsorship>,
+}
+record!(ModelState, b"modl", 64 << 10);
+
+/// A sponsor's promise with what has become of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+pub struct Sponsorship {
+    /// Who pays.
+    pub sponsor: NodeId,
+    /// The promise.
+    pub fund: Fund,
+    /// Dealt and not yet settled or refunded, msat.
+    pub held_msat: u64,
+    /// Settled, msat.
+    pub paid_msat: u64,
+    /// Refunded, msat.
+    pub refunded_msat: u64,
+}
+
+/// A claim from commit to verdict.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+pub struct ClaimState {
+    /// Its name.
+    pub id: ClaimId,
+    /// Model.
+    pub model: ModelId,
+    /// Round.
+    pub round: u64,
+    /// Trainer.
+    pub trainer: NodeId,
+    /// Head it was made against.
+    pub parent: BlobRef,
+    /// What was committed to (R1).
+    pub commitment: Digest,
+    /// Height of the commit.
+    pub committed_height: u64,
+    /// Its escrow, once a sponsor has dealt it (R2).
+    pub escrow: Option<EscrowId>,
+    /// What was revealed (R3).
+    pub reveal: Option<Reveal>,
+    /// The judgement, and the height of the outcome.
+    pub judged: Option<(ClaimOutcome, u64)>,
+}
+record!(ClaimState, b"clam", 16 << 10);
+
+/// Where an escrow stands. `Dealt -> Releasing -> Settled` or `Dealt -> Refunding -> Refunded`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EscrowStatus {
+    /// Shares are on the ledger; nobody may release them yet.
+    Dealt,
+    /// Attested: members give their shares to the payee (P4).
+    Releasing,
+    /// The payee has shown the preimage.
+    Settled(Preimage),
+    /// Attested: the payee fails the HTLC back (P4).
+    Refunding,
+    /// The payer has its money again.
+    Refunded,
+}
+
+/// A dealt payment. Knows nothing of what it is paid for but the name.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+pub struct EscrowState {
+    /// Its name.
+    pub id: EscrowId,
+    /// Model whose budget pays.
+    pub model: ModelId,
+    /// Who pays.
+    pub payer: NodeId,
+    /// Who is paid.
+    pub payee: NodeId,
+    /// Amount, msat.
+    pub amount_msat: u64,
+    /// SHA-256 of the preimage.
+    pub payment_hash: PaymentHash,
+    /// Encrypted shares of the preimage.
+    #[serde(skip)]
+    pub deal: Deal,
+    /// Where it stands.
+    pub status: EscrowStatus,
+    /// Height of the last change.
+    pub changed_height: u64,
+}
+record!(EscrowState, b"escr", 48 << 10);
+
+/// An outcome with its attestation.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+pub struct OutcomeState {
+    /// What was attested.
+    pub outcome: Outcome,
+    /// By the group key.
+    pub signature: GroupSignature,
+    /// Height of the block that holds it.
+    pub height: u64,
+    /// Time of that block, ms since the Unix epoch.
+    pub time_ms: u64,
+}
+record!(OutcomeState, b"outc", 64 << 10);
+
+/// What one trainer has proven on one model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+pub struct Credit {
+    /// Model.
+    pub model: ModelId,
+    /// Trainer.
+    pub trainer: NodeId,
+    /// Share of the proven gains, micro-nats.
+    pub credit_unat: u64,
+    /// Claims judged.
+    pub claims: u64,
+    /// Claims paid.
+    pub paid_claims: u64,
+    /// Receipts shown, msat.
+    pub paid_msat: u64,
+}
+record!(Credit, b"cred", 512);
+
+record!(Tip, b"tipp", 256);
+
+/// One entry of the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Entry {
+    Tip(Tip),
+    Model(Box<ModelState>),
+    Claim(Box<ClaimState>),
+    Escrow(Box<EscrowState>),
+    Outcome(Box<OutcomeState>),
+    Credit(Credit),
+}
+
+/// An entry could not be read back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("ledger entry {key}: {problem}")]
+pub struct EntryError {
+    /// Its key, hex.
+    pub key: String,
+    /// What is wrong.
+    pub problem: String,
+}
+
+impl Entry {
+    /// Key: a kind byte, then the id.
+    pub fn key(&self) -> Vec<u8> {
+        match self {
+            Entry::Tip(_) => vec![b't'],
+            Entry::Model(m) => [b"m".as_slice(), &m.manifest.id().0].concat(),
+            Entry::Claim(c) => [b"c".as_slice(), &c.id.0].concat(),
+            Entry::Escrow(e) => [b"e".as_slice(), &e.id.0].concat(),
+            Entry::Outcome(o) => [b"o".as_slice(), &o.outcome.model.0, &o.outcome.round.to_be_bytes()].concat(),
+            Entry::Credit(c) => [b"r".as_slice(), &c.model.0, &c.trainer.0].concat(),
+        }
+    }
+
+    /// Canonical bytes.
+    pub fn value(&self) -> Vec<u8> {
+        match self {
+            Entry::Tip(v) => codec::encode(v),
+            Entry::Model(v) => codec::encode(v.as_ref()),
+            Entry::Claim(v) => codec::encode(v.as_ref()),
+            Entry::Escrow(v) => codec::encode(v.as_ref()),
+            Entry::Outcome(v) => codec::encode(v.as_ref()),
+            Entry::Credit(v) => codec::encode(v),
+        }
+    }
+
+    /// Reads an entry back.
+    ///
+    /// # Errors
+    /// If the value is not canonical bytes of the key's kind, or belongs under another key.
+    pub fn decode(key: &[u8], value: &[u8]) -> Result<Self, EntryError> {
+        let fail = |problem: String| EntryError { key: hex::encode(key), problem };
+        let entry = match key.first() {
+            Some(b't') => codec::decode(value).map(Entry::Tip),
+            Some(b'm') => codec::decode(value).map(|v| Entry::Model(Box::new(v))),
+            Some(b'c') => codec::decode(value).map(|v| Entry::Claim(Box::new(v))),
+            Some(b'e') => codec::decode(value).map(|v| Entry::Escrow(Box::new(v))),
+            Some(b'o') => codec::decode(value).map(|v| Entry::Outcome(Box::new(v))),
+            Some(b'r') => codec::decode(value).map(Entry::Credit),
+            _ => return Err(fail("unknown kind".into())),
+        }
+        .map_err(|e| fail(e.to_string()))?;
+        if entry.key() != key { Err(fail("belongs under another key".into())) } else { Ok(entry) }
+    }
+}

@@ -1,0 +1,454 @@
+//! One function per transaction kind: which rule lets it in, and what it changes.
+
+use super::entry::*;
+use super::{At, State};
+use crate::codec;
+use crate::frost::{DealError, GroupSignature};
+use crate::ids::{BlobHash, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash, Preimage};
+use crate::manifest::{Manifest, ManifestError};
+use crate::outcome::{self, Attestation, Outcome, Seal, Statement};
+use crate::score::{Measurement, Verdict};
+use crate::tx::{self, Commit, Fund, Lock, Reveal, SignedTx, Tx};
+
+/// Most models on a ledger.
+pub const MAX_MODELS: usize = 1024;
+/// Most sponsors of one model.
+const MAX_SPONSORS: usize = 16;
+/// Most msat in any amount: 21 million bitcoin.
+const MAX_MSAT: u64 = 2_100_000_000_000_000_000;
+
+/// A transaction was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum TxError {
+    #[error("the signature is not the signer's")]
+    BadSignature,
+    #[error("{0}")]
+    Manifest(#[from] ManifestError),
+    #[error("model {0} is already on the ledger")]
+    ModelExists(ModelId),
+    #[error("the ledger holds its most of {MAX_MODELS} models")]
+    TooManyModels,
+    #[error("model {0} is not on the ledger")]
+    NoModel(ModelId),
+    #[error("claim {0} is not on the ledger")]
+    NoClaim(ClaimId),
+    #[error("escrow {0} is not on the ledger")]
+    NoEscrow(EscrowId),
+    #[error("the amount is zero, above the budget, or the budget does not grow")]
+    BadAmount,
+    #[error("the model has its most of {MAX_SPONSORS} sponsors")]
+    TooManySponsors,
+    #[error("the model is not funded, so no round is open")]
+    NoRound,
+    #[error("the model is in round {0}")]
+    WrongRound(u64),
+    #[error("the head is {0}")]
+    WrongHead(BlobHash),
+    #[error("the round takes no more of these: closed at block {0}")]
+    Closed(u64),
+    #[error("too early: taken after block {0}")]
+    TooEarly(u64),
+    #[error("the trainer has its claim in this round already")]
+    ClaimExists,
+    #[error("the round holds its most of claims")]
+    TooManyClaims,
+    #[error("a payment for this claim is dealt already")]
+    AlreadyDealt,
+    #[error("the signer does not sponsor this model")]
+    NotASponsor,
+    #[error("the amount differs from the sponsor's promise of {0} msat")]
+    WrongAmount(u64),
+    #[error("the sponsor's budget is used up")]
+    BudgetUsedUp,
+    #[error("payment hash {0} was used before")]
+    PaymentHashReused(PaymentHash),
+    #[error("the deal is malformed: {0}")]
+    BadDeal(String),
+    #[error("only {0} may do this")]
+    WrongSigner(NodeId),
+    #[error("no payment is dealt for this claim yet")]
+    NotDealt,
+    #[error("revealed already")]
+    AlreadyRevealed,
+    #[error("what is revealed is not what was committed to")]
+    WrongOpening,
+    #[error("the round is sealed already")]
+    AlreadySealed,
+    #[error("the round is not sealed yet")]
+    NotSealed,
+    #[error("the statement is not about the round as it stands on the ledger")]
+    WrongStatement,
+    #[error("verdicts, adoption or credit do not follow from the measurements")]
+    WrongArithmetic,
+    #[error("not attested by the committee's group key")]
+    NotAttested,
+    #[error("the preimage does not hash to the escrow's payment hash")]
+    WrongPreimage,
+    #[error("the escrow is not in a state that allows this")]
+    WrongEscrowStatus,
+}
+
+impl From<DealError> for TxError {
+    fn from(e: DealError) -> Self {
+        Self::BadDeal(e.to_string())
+    }
+}
+
+/// What a seal commits to: every claim of the round with what it revealed.
+pub fn claims_digest<'a>(claims: impl Iterator<Item = &'a ClaimState>) -> Digest {
+    let mut h = blake3::Hasher::new_derive_key("oda 2026 claims of a round");
+    for c in claims {
+        h.update(&c.id.0);
+        h.update(&[u8::from(c.reveal.is_some())]);
+        if let Some(r) = &c.reveal {
+            h.update(&r.delta.hash.0).update(&r.delta.len.to_le_bytes());
+        }
+    }
+    Digest(*h.finalize().as_bytes())
+}
+
+fn to_attest(state: &State, statement: Statement) -> Vec<u8> {
+    codec::encode(&Attestation { chain: state.chain, statement })
+}
+
+impl State {
+    /// The entries a transaction replaces, or the rule it breaks. Does not check the transaction's
+    /// own signature: [`SignedTx::is_authentic`] does.
+    ///
+    /// # Errors
+    /// The rule it breaks.
+    pub fn transition(&self, signed: &SignedTx, at: At) -> Result<Vec<Entry>, TxError> {
+        let who = signed.signer;
+        match &signed.tx {
+            Tx::AddModel(manifest) => self.add_model(who, manifest, at),
+            Tx::Fund(fund) => self.fund(who, fund, at),
+            Tx::Commit(commit) => self.commit(who, commit, at),
+            Tx::Lock(lock) => self.lock(who, lock, at),
+            Tx::Reveal(reveal) => self.reveal(who, reveal, at),
+            Tx::Seal(seal, signature) => self.seal(seal, signature, at),
+            Tx::Outcome(outcome, signature) => self.outcome_tx(outcome, signature, at),
+            Tx::Settle(escrow, preimage) => self.settle(*escrow, *preimage, at),
+            Tx::Refund(escrow) => self.refund(who, *escrow, at),
+        }
+    }
+
+    fn model_or(&self, id: ModelId) -> Result<&ModelState, TxError> {
+        self.model(id).ok_or(TxError::NoModel(id))
+    }
+
+    fn add_model(&self, who: NodeId, manifest: &Manifest, at: At) -> Result<Vec<Entry>, TxError> {
+        manifest.check()?;
+        let id = manifest.id();
+        if self.model(id).is_some() {
+            return Err(TxError::ModelExists(id));
+        }
+        if self.models.len() >= MAX_MODELS {
+            return Err(TxError::TooManyModels);
+        }
+        Ok(vec![Entry::Model(Box::new(ModelState {
+            manifest: manifest.clone(),
+            added_by: who,
+            added_height: at.height,
+            head: Head { weights: manifest.initial_head, round: 0, test: None },
+            round: None,
+            proven_unat: 0,
+            sponsors: Vec::new(),
+        }))])
+    }
+
+    fn fund(&self, who: NodeId, fund: &Fund, at: At) -> Result<Vec<Entry>, TxError> {
+        let mut model = self.model_or(fund.model)?.clone();
+        if fund.per_claim_msat == 0 || fund.budget_msat < fund.per_claim_msat || fund.budget_msat > MAX_MSAT {
+            return Err(TxError::BadAmount);
+        }
+        let full = model.sponsors.len() >= MAX_SPONSORS;
+        match model.sponsors.iter_mut().find(|s| s.sponsor == who) {
+            Some(s) if fund.budget_msat <= s.fund.budget_msat => return Err(TxError::BadAmount),
+            Some(s) => s.fund = *fund,
+            None if full => return Err(TxError::TooManySponsors),
+            None => model.sponsors.push(Sponsorship { sponsor: who, fund: *fund, held_msat: 0, paid_msat: 0, refunded_msat: 0 }),
+        }
+        if model.round.is_none() {
+            let start = outcome::first_beacon(self.chain, fund.model);
+            model.round = Some(open_round(1, at.height, start));
+        }
+        Ok(vec![Entry::Model(Box::new(model))])
+    }
+
+    // R1
+    fn commit(&self, who: NodeId, commit: &Commit, at: At) -> Result<Vec<Entry>, TxError> {
+        let mut model = self.model_or(commit.model)?.clone();
+        let timing = model.manifest.timing;
+        let max_claims = model.manifest.judging.max_claims;
+        let parent = model.head.weights;
+        let round = model.round.as_mut().ok_or(TxError::NoRound)?;
+        if commit.round != round.number {
+            return Err(TxError::WrongRound(round.number));
+        }
+        if commit.parent != parent.hash {
+            return Err(TxError::WrongHead(parent.hash));
+        }
+        if round.sealed.is_some() {
+            return Err(TxError::AlreadySealed);
+        }
+        if let Some(close) = round.commits_close(&timing).filter(|close| at.height > *close) {
+            return Err(TxError::Closed(close));
+        }
+        let id = tx::claim_id(commit.model, commit.round, who);
+        if self.claim(id).is_some() {
+            return Err(TxError::ClaimExists); // P8: one open claim per key and round
+        }
+        if round.claims.len() >= max_claims as usize {
+            return Err(TxError::TooManyClaims);
+        }
+        round.first_commit_height.get_or_insert(at.height);
+        round.claims.push(id);
+        let claim = ClaimState {
+            id,
+            model: commit.model,
+            round: commit.round,
+            trainer: who,
+            parent,
+            commitment: commit.commitment,
+            committed_height: at.height,
+            escrow: None,
+            reveal: None,
+            judged: None,
+        };
+        Ok(vec![Entry::Model(Box::new(model)), Entry::Claim(Box::new(claim))])
+    }
+
+    /// The open, unsealed round a claim belongs to, with its model.
+    fn open_claim(&self, id: ClaimId, at: At) -> Result<(ClaimState, ModelState), TxError> {
+        let claim = self.claim(id).ok_or(TxError::NoClaim(id))?.clone();
+        let model = self.model_or(claim.model)?.clone();
+        let round = model.round.as_ref().ok_or(TxError::NoRound)?;
+        if round.number != claim.round {
+            return Err(TxError::WrongRound(round.number));
+        }
+        if round.sealed.is_some() {
+            return Err(TxError::AlreadySealed);
+        }
+        match round.reveals_close(&model.manifest.timing) {
+            Some(close) if at.height > close => Err(TxError::Closed(close)),
+            _ => Ok((claim, model)),
+        }
+    }
+
+    // R2, P1, P6
+    fn lock(&self, who: NodeId, lock: &Lock, at: At) -> Result<Vec<Entry>, TxError> {
+        let (mut claim, mut model) = self.open_claim(lock.claim, at)?;
+        if claim.escrow.is_some() {
+            return Err(TxError::AlreadyDealt);
+        }
+        let s = model.sponsors.iter_mut().find(|s| s.sponsor == who).ok_or(TxError::NotASponsor)?;
+        if lock.amount_msat != s.fund.per_claim_msat {
+            return Err(TxError::WrongAmount(s.fund.per_claim_msat));
+        }
+        let used = s.held_msat.saturating_add(s.paid_msat).saturating_add(lock.amount_msat);
+        if used > s.fund.budget_msat {
+            return Err(TxError::BudgetUsedUp);
+        }
+        if self.payment_hashes.contains(&lock.payment_hash) {
+            return Err(TxError::PaymentHashReused(lock.payment_hash));
+        }
+        lock.deal.check(self.group.members().len(), self.group.threshold())?;
+        s.held_msat = s.held_msat.saturating_add(lock.amount_msat);
+        let id = tx::claim_escrow(claim.id);
+        claim.escrow = Some(id);
+        let escrow = EscrowState {
+            id,
+            model: claim.model,
+            payer: who,
+            payee: claim.trainer,
+            amount_msat: lock.amount_msat,
+            payment_hash: lock.payment_hash,
+            deal: lock.deal.clone(),
+            status: EscrowStatus::Dealt,
+            changed_height: at.height,
+        };
+        Ok(vec![Entry::Model(Box::new(model)), Entry::Claim(Box::new(claim)), Entry::Escrow(Box::new(escrow))])
+    }
+
+    // R3
+    fn reveal(&self, who: NodeId, reveal: &Reveal, at: At) -> Result<Vec<Entry>, TxError> {
+        let (mut claim, model) = self.open_claim(reveal.claim, at)?;
+        if who != claim.trainer {
+            return Err(TxError::WrongSigner(claim.trainer));
+        }
+        if claim.escrow.is_none() {
+            return Err(TxError::NotDealt);
+        }
+        if claim.reveal.is_some() {
+            return Err(TxError::AlreadyRevealed);
+        }
+        let round = model.round.as_ref().ok_or(TxError::NoRound)?;
+        if let Some(close) = round.commits_close(&model.manifest.timing).filter(|close| at.height <= *close) {
+            return Err(TxError::TooEarly(close)); // nobody may see a delta while commits are taken
+        }
+        let Reveal { delta, stated_gain_unat, salt, .. } = *reveal;
+        let opened = tx::commitment(who, claim.model, claim.round, claim.parent.hash, delta, stated_gain_unat, salt);
+        if opened != claim.commitment {
+            return Err(TxError::WrongOpening);
+        }
+        claim.reveal = Some(*reveal);
+        Ok(vec![Entry::Claim(Box::new(claim))])
+    }
+
+    /// Whether a round takes no more commits, locks or reveals at this height and can be sealed.
+    pub fn may_seal(&self, model: &ModelState, height: u64) -> bool {
+        let Some(round) = &model.round else { return false };
+        let timing = &model.manifest.timing;
+        let (Some(commits), Some(reveals)) = (round.commits_close(timing), round.reveals_close(timing)) else {
+            return false;
+        };
+        let all_revealed = || round.claims.iter().all(|c| self.claim(*c).is_some_and(|c| c.reveal.is_some()));
+        round.sealed.is_none() && (height > reveals || (height > commits && all_revealed()))
+    }
+
+    /// The seal the committee should attest now.
+    pub fn seal_of(&self, model: ModelId) -> Option<Seal> {
+        let round = self.model(model)?.round.as_ref()?;
+        let claims = claims_digest(round.claims.iter().filter_map(|c| self.claim(*c)));
+        Some(Seal { model, round: round.number, start: round.start, claims })
+    }
+
+    // S3
+    fn seal(&self, seal: &Seal, signature: &GroupSignature, at: At) -> Result<Vec<Entry>, TxError> {
+        let mut model = self.model_or(seal.model)?.clone();
+        if !self.may_seal(&model, at.height) {
+            return Err(match model.round.as_ref().and_then(|r| r.sealed) {
+                Some(_) => TxError::AlreadySealed,
+                None => TxError::WrongStatement,
+            });
+        }
+        if self.seal_of(seal.model).as_ref() != Some(seal) {
+            return Err(TxError::WrongStatement);
+        }
+        if !self.group.verify(&to_attest(self, Statement::Seal(seal.clone())), signature) {
+            return Err(TxError::NotAttested);
+        }
+        if let Some(round) = &mut model.round {
+            round.sealed = Some(seal.start.next(&signature.to_bytes()));
+        }
+        Ok(vec![Entry::Model(Box::new(model))])
+    }
+
+    // R5, L5, S4, S6
+    fn outcome_tx(&self, outcome: &Outcome, signature: &GroupSignature, at: At) -> Result<Vec<Entry>, TxError> {
+        let mut model = self.model_or(outcome.model)?.clone();
+        let round = model.round.clone().ok_or(TxError::NoRound)?;
+        if outcome.round != round.number {
+            return Err(TxError::WrongRound(round.number));
+        }
+        let sealed = round.sealed.ok_or(TxError::NotSealed)?;
+        if outcome.sealed != sealed || outcome.parent != model.head.weights || outcome.claims.len() != round.claims.len() {
+            return Err(TxError::WrongStatement);
+        }
+        if !outcome.is_consistent(&model.manifest) {
+            return Err(TxError::WrongArithmetic);
+        }
+        if !self.group.verify(&to_attest(self, Statement::Outcome(outcome.clone())), signature) {
+            return Err(TxError::NotAttested);
+        }
+        let mut entries = Vec::new();
+        for judged in &outcome.claims {
+            let mut claim = self.claim(judged.claim).filter(|c| round.claims.contains(&c.id)).ok_or(TxError::WrongStatement)?.clone();
+            let hidden = matches!(judged.measurement, Measurement::NotRevealed);
+            if claim.trainer != judged.trainer || hidden != claim.reveal.is_none() {
+                return Err(TxError::WrongStatement);
+            }
+            let pays = outcome.pays(judged);
+            if let Some(escrow) = claim.escrow.and_then(|id| self.escrow(id)) {
+                let status = if pays { EscrowStatus::Releasing } else { EscrowStatus::Refunding };
+                entries.push(Entry::Escrow(Box::new(EscrowState { status, changed_height: at.height, ..escrow.clone() })));
+            }
+            let mut credit = self.credit_or_new(outcome.model, claim.trainer);
+            credit.claims = credit.claims.saturating_add(1);
+            credit.paid_claims = credit.paid_claims.saturating_add(pays.into());
+            credit.credit_unat = credit.credit_unat.saturating_add(judged.credit_unat);
+            entries.push(Entry::Credit(credit));
+            claim.judged = Some((*judged, at.height));
+            entries.push(Entry::Claim(Box::new(claim)));
+        }
+        debug_assert!(outcome.adopted() || outcome.claims.iter().all(|c| c.verdict != Verdict::Accepted || c.credit_unat == 0));
+        if let Some(scores) = &outcome.head {
+            let test = if outcome.adopted() { scores.candidate_test } else { scores.parent_test };
+            model.head.test = Some(test);
+        }
+        if outcome.adopted() {
+            model.head.weights = outcome.new_head();
+            model.head.round = outcome.round;
+            model.proven_unat = model.proven_unat.saturating_add(outcome.proven_unat);
+        }
+        model.round = Some(open_round(outcome.round.saturating_add(1), at.height, outcome.next_beacon(signature)));
+        entries.push(Entry::Model(Box::new(model)));
+        entries.push(Entry::Outcome(Box::new(OutcomeState {
+            outcome: outcome.clone(),
+            signature: signature.clone(),
+            height: at.height,
+            time_ms: at.time_ms,
+        })));
+        Ok(entries)
+    }
+
+    fn credit_or_new(&self, model: ModelId, trainer: NodeId) -> Credit {
+        let none = Credit { model, trainer, credit_unat: 0, claims: 0, paid_claims: 0, paid_msat: 0 };
+        self.credit(model, trainer).copied().unwrap_or(none)
+    }
+
+    /// An escrow with its model, and the index of its sponsor.
+    fn escrow_parts(&self, id: EscrowId) -> Result<(EscrowState, ModelState, usize), TxError> {
+        let escrow = self.escrow(id).ok_or(TxError::NoEscrow(id))?.clone();
+        let model = self.model_or(escrow.model)?.clone();
+        let sponsor = model.sponsors.iter().position(|s| s.sponsor == escrow.payer).ok_or(TxError::NotASponsor)?;
+        Ok((escrow, model, sponsor))
+    }
+
+    // P4: a receipt proves itself, so anyone may post it
+    fn settle(&self, id: EscrowId, preimage: Preimage, at: At) -> Result<Vec<Entry>, TxError> {
+        let (mut escrow, mut model, sponsor) = self.escrow_parts(id)?;
+        if preimage.payment_hash() != escrow.payment_hash {
+            return Err(TxError::WrongPreimage);
+        }
+        if escrow.status != EscrowStatus::Releasing {
+            return Err(TxError::WrongEscrowStatus);
+        }
+        if let Some(s) = model.sponsors.get_mut(sponsor) {
+            s.held_msat = s.held_msat.saturating_sub(escrow.amount_msat);
+            s.paid_msat = s.paid_msat.saturating_add(escrow.amount_msat);
+        }
+        let mut credit = self.credit_or_new(escrow.model, escrow.payee);
+        credit.paid_msat = credit.paid_msat.saturating_add(escrow.amount_msat);
+        escrow.status = EscrowStatus::Settled(preimage);
+        escrow.changed_height = at.height;
+        Ok(vec![Entry::Model(Box::new(model)), Entry::Escrow(Box::new(escrow)), Entry::Credit(credit)])
+    }
+
+    // P4
+    fn refund(&self, who: NodeId, id: EscrowId, at: At) -> Result<Vec<Entry>, TxError> {
+        let (mut escrow, mut model, sponsor) = self.escrow_parts(id)?;
+        // Attested pay that the payee lets expire: only the payee may give it up, or the payer
+        // could write off a payment it still owes.
+        let allowed = match escrow.status {
+            EscrowStatus::Refunding => escrow.payer,
+            EscrowStatus::Releasing => escrow.payee,
+            _ => return Err(TxError::WrongEscrowStatus),
+        };
+        if who != allowed {
+            return Err(TxError::WrongSigner(allowed));
+        }
+        if let Some(s) = model.sponsors.get_mut(sponsor) {
+            s.held_msat = s.held_msat.saturating_sub(escrow.amount_msat);
+            s.refunded_msat = s.refunded_msat.saturating_add(escrow.amount_msat);
+        }
+        escrow.status = EscrowStatus::Refunded;
+        escrow.changed_height = at.height;
+        Ok(vec![Entry::Model(Box::new(model)), Entry::Escrow(Box::new(escrow))])
+    }
+}
+
+fn open_round(number: u64, opened_height: u64, start: crate::ids::Beacon) -> Round {
+    Round { number, opened_height, start, first_commit_height: None, claims: Vec::new(), sealed: None }
+}

@@ -1,0 +1,197 @@
+//! What nodes say to each other besides Tendermint's own messages: requests, answers, and the
+//! envelopes of gossip. All bounded codec records (K2, K3).
+
+use crate::bft::CommitCertificate;
+use crate::frost::{ReleaseShare, SignMessage};
+use crate::ids::{ChainId, ClaimId, EscrowId, ModelId, NodeId, Signature};
+use crate::keys::NodeKey;
+use crate::record;
+use crate::state::{ClaimState, EscrowState, ModelState, OutcomeState, Tip};
+use crate::tx::{Block, SignedTx};
+use serde::Serialize;
+
+/// Most blocks in one answer.
+pub const MAX_BLOCKS: u32 = 64;
+
+/// What a node does on the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Stores the ledger and serves it.
+    Full,
+    /// Trains only.
+    Lite,
+}
+
+/// How to reach a node's Lightning side.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+pub struct LightningAddress {
+    /// secp256k1 public key, hex.
+    pub node_id: String,
+    /// host:port.
+    pub address: String,
+}
+
+/// Where a node's services are. Newer sequence numbers replace older ones.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+pub struct PeerRecord {
+    /// Whose.
+    pub node: NodeId,
+    /// Its clock when it was made, ms; the larger wins.
+    pub seq_ms: u64,
+    /// What it does.
+    pub role: Role,
+    /// Socket addresses of its blob endpoint (N2).
+    pub blobs: Vec<String>,
+    /// libp2p multiaddresses.
+    pub p2p: Vec<String>,
+    /// Lightning side, if it has one.
+    pub lightning: Option<LightningAddress>,
+}
+record!(PeerRecord, b"peer", 2 << 10);
+
+/// A peer record signed by its node.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct SignedPeerRecord {
+    /// The record.
+    pub record: PeerRecord,
+    /// Its node's signature.
+    pub signature: Signature,
+}
+record!(SignedPeerRecord, b"spre", 3 << 10);
+
+impl SignedPeerRecord {
+    /// Signs one's own record.
+    pub fn new(record: PeerRecord, key: &NodeKey, chain: ChainId) -> Self {
+        let signature = key.sign(chain, &record);
+        Self { record, signature }
+    }
+
+    /// Whether the node signed it and its lists are within limits.
+    pub fn is_authentic(&self, chain: ChainId) -> bool {
+        let r = &self.record;
+        r.blobs.len() <= 8 && r.p2p.len() <= 8 && r.node.verify(chain, r, &self.signature)
+    }
+}
+
+/// A block with the votes that decided it.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct DecidedBlock {
+    /// The block.
+    pub block: Block,
+    /// More than two thirds of precommits for it.
+    pub certificate: CommitCertificate,
+}
+record!(DecidedBlock, b"dblk", Block::MAX_BYTES + (64 << 10));
+
+/// A signing message with its author (session messages carry no signature of their own).
+#[derive(Clone, Debug, bincode::Encode, bincode::Decode)]
+pub struct SignEnvelope {
+    /// Author.
+    pub from: NodeId,
+    /// Message.
+    pub message: SignMessage,
+}
+record!(SignEnvelope, b"sgen", 128 << 10);
+
+/// A signing envelope with its author's signature.
+#[derive(Clone, Debug, bincode::Encode, bincode::Decode)]
+pub struct SignedSignEnvelope {
+    /// The envelope.
+    pub envelope: SignEnvelope,
+    /// Author's signature.
+    pub signature: Signature,
+}
+record!(SignedSignEnvelope, b"ssge", 129 << 10);
+
+/// A question to a peer.
+#[derive(Clone, Debug, bincode::Encode, bincode::Decode)]
+pub enum Request {
+    /// Introduces oneself; answered with the peer's own record.
+    Hello(SignedPeerRecord),
+    /// Where the peer's ledger stands.
+    Status,
+    /// Decided blocks from a height on.
+    Blocks {
+        /// First height.
+        from: u64,
+        /// Most blocks wanted.
+        max: u32,
+    },
+    /// Puts a transaction before the network.
+    SubmitTx(Box<SignedTx>),
+    /// Names of all models.
+    Models,
+    /// A model with its round and latest attested outcome.
+    Model(ModelId),
+    /// A claim with its escrow.
+    Claim(ClaimId),
+    /// The outcome of a round.
+    Outcome(ModelId, u64),
+    /// A member's share of a preimage whose release is attested; answered to the payee only (P4).
+    Share(EscrowId),
+    /// The payee's hold invoice, for the payer (P3).
+    Invoice {
+        /// Escrow it is for.
+        escrow: EscrowId,
+        /// BOLT 11 invoice.
+        bolt11: String,
+    },
+    /// The freshest peer records known.
+    Peers,
+}
+record!(Request, b"rqst", 128 << 10);
+
+/// A model as a peer tells it. Nothing of it is believed unchecked: see `engine::trainer`.
+#[derive(Clone, Debug, bincode::Encode, bincode::Decode)]
+pub struct ModelView {
+    /// Ledger height at which this was read.
+    pub height: u64,
+    /// The model.
+    pub model: ModelState,
+    /// The outcome before the current round.
+    pub last: Option<OutcomeState>,
+}
+
+/// A claim as a peer tells it.
+#[derive(Clone, Debug, bincode::Encode, bincode::Decode)]
+pub struct ClaimView {
+    /// Ledger height at which this was read.
+    pub height: u64,
+    /// The claim.
+    pub claim: ClaimState,
+    /// Its escrow.
+    pub escrow: Option<EscrowState>,
+    /// Whether the peer is a committee member that has decrypted its share and found it good (P1).
+    pub share_held: bool,
+    /// The outcome of the claim's round, if judged.
+    pub outcome: Option<OutcomeState>,
+}
+
+/// An answer.
+#[derive(Clone, Debug, bincode::Encode, bincode::Decode)]
+pub enum Response {
+    /// To `Hello`.
+    Hello(SignedPeerRecord),
+    /// To `Status`.
+    Status(Tip),
+    /// To `Blocks`.
+    Blocks(Vec<DecidedBlock>),
+    /// To `SubmitTx` and `Invoice`: taken.
+    Accepted,
+    /// To `Models`.
+    Models(Vec<ModelId>),
+    /// To `Model`.
+    Model(Option<Box<ModelView>>),
+    /// To `Claim`.
+    Claim(Option<Box<ClaimView>>),
+    /// To `Outcome`.
+    Outcome(Option<Box<OutcomeState>>),
+    /// To `Share`.
+    Share(ReleaseShare),
+    /// To `Peers`.
+    Peers(Vec<SignedPeerRecord>),
+    /// Not done, and why.
+    Refused(String),
+}
+record!(Response, b"rspn", 8 << 20);

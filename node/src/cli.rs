@@ -1,0 +1,250 @@
+//! The command line `oda`: run nodes, and ask them.
+
+use crate::config::Config;
+use crate::full::FullNode;
+use crate::identity::Identity;
+use crate::report::{Reporter, Style};
+use crate::{lite, query, rpc, verify};
+use anyhow::{Context, Result};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use oda_consensus::ids::{ClaimId, ModelId};
+use oda_storage::{LedgerStore, RocksLedger};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Pays people in bitcoin, the moment it is proved, for making machine-learning models better.
+#[derive(Parser)]
+#[command(name = "oda", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// One JSON value on standard output instead of tables.
+    #[arg(long, global = true, env = "ODA_JSON")]
+    pub json: bool,
+    /// What to log to standard error: error, warn, info, debug, trace, or tracing directives.
+    #[arg(long, global = true, env = "ODA_LOG", default_value = "info,libp2p=warn,iroh=error,iroh_blobs=warn,noq=error,noq_udp=error,ldk_node=warn,tracing::span=warn,iroh_quinn=error,swarm_discovery=error")]
+    pub log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a full node: stores the ledger, serves it, and validates with --validator.
+    Node(NodeArgs),
+    /// Run a full node that funds a model and pays for work on it.
+    Sponsor(DataDir),
+    /// Run a lite node: trains, is paid, stores no ledger.
+    Lite(DataDir),
+    /// Make a wallet in an empty data directory; shows its words once.
+    Init(DataDir),
+    /// Models on the ledger.
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Claims on the ledger.
+    #[command(subcommand)]
+    Claim(ClaimCommand),
+    /// The ledger of a full node.
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
+    /// Replay a claim on this machine and compare every integer with the ledger.
+    Verify(verify::VerifyArgs),
+    /// The Lightning wallet of a running sponsor.
+    Wallet(RpcArgs),
+    /// Status of a running full node.
+    Status(RpcArgs),
+    /// Peers of a running full node.
+    Peers(RpcArgs),
+    /// Show the effective configuration.
+    Config(DataDir),
+    /// Print a completion script for a shell.
+    Completions {
+        /// bash, zsh, fish, elvish or powershell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Args)]
+struct DataDir {
+    /// Data directory of the node.
+    #[arg(long, env = "ODA_DATADIR")]
+    datadir: PathBuf,
+}
+
+#[derive(Args)]
+struct NodeArgs {
+    /// Data directory of the node.
+    #[arg(long, env = "ODA_DATADIR")]
+    datadir: PathBuf,
+    /// Take part in the committee; needs keys/frost-share.
+    #[arg(long, env = "ODA_VALIDATOR")]
+    validator: bool,
+}
+
+/// Which full node to ask.
+#[derive(Args, Clone)]
+pub struct RpcArgs {
+    /// JSON-RPC address of a full node.
+    #[arg(long, env = "ODA_RPC", default_value = "http://127.0.0.1:8645")]
+    pub rpc: String,
+}
+
+#[derive(Subcommand)]
+enum ModelCommand {
+    /// All models.
+    List(RpcArgs),
+    /// One model with its rounds.
+    Show {
+        /// Model id.
+        id: ModelId,
+        #[command(flatten)]
+        rpc: RpcArgs,
+    },
+}
+
+#[derive(Subcommand)]
+enum ClaimCommand {
+    /// One claim from commit to payment.
+    Show {
+        /// Claim id.
+        id: ClaimId,
+        #[command(flatten)]
+        rpc: RpcArgs,
+    },
+}
+
+#[derive(Subcommand)]
+enum LedgerCommand {
+    /// The last blocks that hold transactions.
+    Tail {
+        /// How many.
+        #[arg(short = 'n', long, default_value_t = 20)]
+        blocks: u32,
+        /// Empty blocks too.
+        #[arg(long)]
+        empty: bool,
+        #[command(flatten)]
+        rpc: RpcArgs,
+    },
+    /// One block.
+    Get {
+        /// Height.
+        height: u64,
+        #[command(flatten)]
+        rpc: RpcArgs,
+    },
+    /// Who improved which model by how much.
+    Credit {
+        /// Only this model.
+        model: Option<ModelId>,
+        #[command(flatten)]
+        rpc: RpcArgs,
+    },
+    /// Replay the whole ledger from genesis: every signature, vote, rule and root.
+    Verify {
+        /// Of a node that is not running, in this data directory, instead of over RPC.
+        #[arg(long)]
+        datadir: Option<PathBuf>,
+        #[command(flatten)]
+        rpc: RpcArgs,
+    },
+}
+
+/// Runs the command line. The exit code: 0 done, 1 failed or differs, 2 bad usage.
+///
+/// # Errors
+/// What went wrong, for one line on standard error.
+pub async fn run(cli: Cli) -> Result<()> {
+    let json = cli.json;
+    match cli.command {
+        Command::Node(args) => full_node(Config::load(&args.datadir)?, args.datadir, args.validator).await,
+        Command::Sponsor(args) => {
+            let config = Config::load(&args.datadir)?;
+            anyhow::ensure!(config.sponsor.is_some(), "oda.toml has no [sponsor] section: name the model and the money there");
+            full_node(config, args.datadir, false).await
+        }
+        Command::Lite(args) => {
+            let config = Config::load(&args.datadir)?;
+            let reporter = Arc::new(Reporter::new(if json { Style::Json } else { Style::People }));
+            lite::run(config, &args.datadir, reporter, stop_signal()?).await
+        }
+        Command::Init(args) => {
+            std::fs::create_dir_all(&args.datadir).with_context(|| args.datadir.display().to_string())?;
+            let words = Identity::create(&args.datadir)?;
+            let id = Identity::load(&args.datadir)?.key.id();
+            println!("node {id}\n\nWrite these words down; they restore identity and wallet and are not shown again:\n\n  {}", *words);
+            Ok(())
+        }
+        Command::Model(ModelCommand::List(r)) => query::models(&r.rpc, json).await,
+        Command::Model(ModelCommand::Show { id, rpc }) => query::model(&rpc.rpc, id, json).await,
+        Command::Claim(ClaimCommand::Show { id, rpc }) => query::claim(&rpc.rpc, id, json).await,
+        Command::Ledger(LedgerCommand::Tail { blocks, empty, rpc }) => query::tail(&rpc.rpc, blocks, empty, json).await,
+        Command::Ledger(LedgerCommand::Get { height, rpc }) => query::block(&rpc.rpc, height, json).await,
+        Command::Ledger(LedgerCommand::Credit { model, rpc }) => query::credit(&rpc.rpc, model, json).await,
+        Command::Ledger(LedgerCommand::Verify { datadir: None, rpc }) => query::verify_ledger(&rpc.rpc, json).await,
+        Command::Ledger(LedgerCommand::Verify { datadir: Some(dir), .. }) => {
+            let genesis = Config::load(&dir)?.genesis(&dir)?;
+            let store = RocksLedger::open_read_only(&dir.join("ledger"), genesis.chain())?;
+            let read = move || crate::ledger::verify(genesis, store.tip().map(|(height, _)| height), &|h| store.block(h).map_err(|e| e.to_string()));
+            let report = tokio::task::spawn_blocking(read).await?.map_err(anyhow::Error::msg)?;
+            query::print_verify(&report, json)
+        }
+        Command::Verify(args) => verify::run(args, json, stop_signal()?).await,
+        Command::Wallet(r) => query::wallet(&r.rpc, json).await,
+        Command::Status(r) => query::status(&r.rpc, json).await,
+        Command::Peers(r) => query::peers(&r.rpc, json).await,
+        Command::Config(args) => {
+            let config = Config::load(&args.datadir)?;
+            if json { query::print_json(&config) } else {
+                print!("{}", toml::to_string(&config)?);
+                Ok(())
+            }
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "oda", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+async fn full_node(config: Config, datadir: PathBuf, validator: bool) -> Result<()> {
+    let mut stop = stop_signal()?;
+    let mut node = FullNode::start(&config, &datadir, validator).await?;
+    let blocks: Arc<dyn rpc::BlockReader> = Arc::new(node.reader());
+    let (server, address) = match rpc::serve(config.rpc.listen, node.shared.clone(), blocks).await {
+        Ok(served) => served,
+        Err(error) => {
+            node.stop().await?;
+            return Err(error);
+        }
+    };
+    tracing::info!(%address, "JSON-RPC");
+    println!("node {} ready, JSON-RPC on http://{address}", node.shared.me);
+    let result = tokio::select! {
+        result = node.wait() => return result,
+        _ = stop.changed() => node.stop().await,
+    };
+    let _ = server.stop();
+    result
+}
+
+/// Changes when the process is asked to stop (SIGINT, SIGTERM) or its standard input, if told to
+/// watch it (ODA_STOP_ON_EOF=1), closes: a child then never outlives the process that started it.
+fn stop_signal() -> Result<watch::Receiver<bool>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (tx, rx) = watch::channel(false);
+    let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let tx = Arc::new(tx);
+    let on_signal = tx.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
+        let _ = on_signal.send(true);
+    });
+    if std::env::var_os("ODA_STOP_ON_EOF").is_some_and(|v| v == "1") {
+        std::thread::spawn(move || {
+            let mut sink = [0; 64];
+            while matches!(std::io::Read::read(&mut std::io::stdin(), &mut sink), Ok(n) if n > 0) {}
+            let _ = tx.send(true);
+        });
+    }
+    Ok(rx)
+}

@@ -1,0 +1,214 @@
+//! Configuration: `oda.toml` in the data directory, overridden by flags and environment variables.
+//!
+//! Unknown keys are refused, so a misspelt key cannot silently mean its default.
+
+use anyhow::{Context, Result, bail};
+use oda_consensus::genesis::{BitcoinNetwork, Genesis};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// Everything a node is told from outside.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Bitcoin network; must be the one the genesis names.
+    pub network: BitcoinNetwork,
+    /// Genesis file, relative to the data directory.
+    #[serde(default = "default_genesis")]
+    pub genesis: PathBuf,
+    /// Peer-to-peer side.
+    pub p2p: P2p,
+    /// Blob endpoint.
+    #[serde(default)]
+    pub blobs: Blobs,
+    /// JSON-RPC server of full nodes.
+    #[serde(default)]
+    pub rpc: Rpc,
+    /// Lightning wallet; trainers and sponsors need one.
+    #[serde(default)]
+    pub lightning: Option<Lightning>,
+    /// What a sponsor funds.
+    #[serde(default)]
+    pub sponsor: Option<Sponsor>,
+    /// Trainer settings.
+    #[serde(default)]
+    pub trainer: Trainer,
+}
+
+/// libp2p.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct P2p {
+    /// Multiaddresses to listen on.
+    pub listen: Vec<String>,
+    /// Peers to stay connected to, each ending in /p2p/PEERID.
+    #[serde(default)]
+    pub peers: Vec<String>,
+}
+
+/// iroh-blobs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Blobs {
+    /// UDP address of the blob endpoint; port 0 takes any.
+    pub listen: SocketAddr,
+}
+
+impl Default for Blobs {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)) }
+    }
+}
+
+/// JSON-RPC.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rpc {
+    /// Address of the HTTP server.
+    pub listen: SocketAddr,
+}
+
+impl Default for Rpc {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8645)) }
+    }
+}
+
+/// ldk-node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lightning {
+    /// TCP address for Lightning peers.
+    pub listen: SocketAddr,
+    /// bitcoind's JSON-RPC address.
+    pub bitcoind: SocketAddr,
+    /// Its user.
+    pub rpc_user: String,
+    /// Its password.
+    pub rpc_password: String,
+    /// Lightning nodes (secp256k1 public keys, hex) whose channels are taken without reserve and confirmations.
+    #[serde(default)]
+    pub trusted: Vec<String>,
+}
+
+/// A sponsor's model and money.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sponsor {
+    /// Model description, see `models/`.
+    pub model: PathBuf,
+    /// Payment for one accepted claim, msat.
+    pub per_claim_msat: u64,
+    /// Most to be held and paid in total, msat.
+    pub budget_msat: u64,
+    /// Size of the channel opened to each trainer, sat.
+    #[serde(default = "default_channel_sat")]
+    pub channel_sat: u64,
+    /// Most channels opened.
+    #[serde(default = "default_channels")]
+    pub max_channels: usize,
+}
+
+/// A trainer's settings.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trainer {
+    /// Threads for training; 0 takes one.
+    #[serde(default)]
+    pub threads: u32,
+    /// Test networks only: submit dishonest work of every kind in turn.
+    #[serde(default)]
+    pub cheat: bool,
+}
+
+fn default_genesis() -> PathBuf {
+    "genesis.json".into()
+}
+fn default_channel_sat() -> u64 {
+    2_000_000
+}
+fn default_channels() -> usize {
+    64
+}
+
+/// The configuration file of a data directory.
+pub const FILE: &str = "oda.toml";
+
+impl Config {
+    /// Reads `oda.toml` of a data directory.
+    ///
+    /// # Errors
+    /// If it is missing, unreadable, or holds an unknown key; says which and what to do.
+    pub fn load(datadir: &Path) -> Result<Self> {
+        let path = datadir.join(FILE);
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}: give --datadir a directory made by `testnet genesis`, or write one", path.display()))?;
+        let config: Self = toml::from_str(&text).with_context(|| format!("{} is not a valid configuration", path.display()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.trainer.cheat && self.network != BitcoinNetwork::Regtest {
+            bail!("[trainer] cheat is for regtest networks only: remove it or set network = \"regtest\"");
+        }
+        Ok(())
+    }
+
+    /// Reads the genesis file and checks that this configuration belongs to it.
+    ///
+    /// # Errors
+    /// If the file is missing or malformed, or names another Bitcoin network.
+    pub fn genesis(&self, datadir: &Path) -> Result<Genesis> {
+        let genesis = read_genesis(&datadir.join(&self.genesis))?;
+        if genesis.bitcoin != self.network {
+            bail!(
+                "the genesis is for {:?} but {FILE} says network = {:?}: use the data directory of the right network",
+                genesis.bitcoin,
+                self.network
+            );
+        }
+        Ok(genesis)
+    }
+}
+
+/// Reads and checks a genesis file.
+///
+/// # Errors
+/// If it is missing, malformed or inconsistent.
+pub fn read_genesis(path: &Path) -> Result<Genesis> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the genesis file {}", path.display()))?;
+    let genesis: Genesis = serde_json::from_str(&text).with_context(|| format!("{} is not a genesis file", path.display()))?;
+    genesis.check().with_context(|| path.display().to_string())?;
+    Ok(genesis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "network = \"regtest\"\n[p2p]\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n";
+
+    fn load(text: &str) -> Result<Config> {
+        let dir = tempfile::tempdir()?;
+        std::fs::write(dir.path().join(FILE), text)?;
+        Config::load(dir.path())
+    }
+
+    #[test]
+    fn defaults_and_unknown_keys() {
+        assert_eq!(load(GOOD).unwrap().rpc.listen.port(), 8645);
+        let error = format!("{:#}", load(&GOOD.replace("listen", "lisen")).unwrap_err());
+        assert!(error.contains("lisen") && error.contains("oda.toml"), "{error}");
+        let error = format!("{:#}", load(&format!("colour = 1\n{GOOD}")).unwrap_err());
+        assert!(error.contains("colour"), "{error}");
+    }
+
+    #[test]
+    fn cheating_is_for_regtest() {
+        assert!(load(&format!("{GOOD}[trainer]\ncheat = true\n")).is_ok());
+        let real = format!("{GOOD}[trainer]\ncheat = true\n").replace("regtest", "bitcoin");
+        assert!(format!("{:#}", load(&real).unwrap_err()).contains("regtest networks only"));
+    }
+}

@@ -1,0 +1,196 @@
+//! Runs the Tendermint engine: WAL, timers, proposals, and what a decision leads to (L1).
+
+use super::{Core, Timer};
+use crate::clock::now_ms;
+use crate::net::{Topic, Verdict};
+use anyhow::{Context, Result};
+use oda_consensus::bft::{BftEffect, BftError, BftInput, block_id, proposer, verify_certificate};
+use oda_consensus::codec;
+use oda_consensus::ids::BlockHash;
+use oda_consensus::tx::Block;
+use oda_consensus::wire::DecidedBlock;
+use oda_storage::{BlockRecord, EntryChange, LedgerStore};
+use rand_core::RngCore as _;
+use std::collections::VecDeque;
+use tokio::time::{Duration, Instant};
+
+/// A proposal may be dated this far ahead of our clock, ms.
+const MAX_AHEAD_MS: u64 = 10_000;
+
+impl Core {
+    /// Starts the height after the tip, if this node is a validator.
+    pub(super) fn start_height(&mut self) -> Result<()> {
+        let (height, validators) = {
+            let state = self.shared.state();
+            (state.tip().height + 1, state.validators())
+        };
+        if self.bft.is_some() {
+            self.drive_bft(BftInput::StartHeight { height, validators })?;
+        }
+        Ok(())
+    }
+
+    /// Publishes a consensus message. A rebroadcast has the same bytes as the first sending, which
+    /// gossip would drop as a duplicate, so each sending starts with a number of its own.
+    fn publish_vote(&mut self, bytes: &[u8]) {
+        let mut data = self.rng.next_u64().to_le_bytes().to_vec();
+        data.extend_from_slice(bytes);
+        self.net.publish(Topic::Bft, data);
+    }
+
+    /// A consensus message from gossip; whether to pass it on (N1).
+    pub(super) fn on_bft_gossip(&mut self, data: &[u8]) -> Result<Verdict> {
+        let Some((_, bytes)) = data.split_at_checked(8) else { return Ok(Verdict::Reject) };
+        let Some(bft) = &mut self.bft else { return Ok(Verdict::Ignore) };
+        match bft.handle(BftInput::Message { bytes: bytes.to_vec() }) {
+            Ok(effects) => {
+                self.carry_out(effects)?;
+                Ok(Verdict::Accept)
+            }
+            Err(error @ (BftError::Malformed(_) | BftError::Refused(_))) => {
+                tracing::debug!(%error, "consensus message refused");
+                Ok(Verdict::Reject)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "consensus message not taken");
+                Ok(Verdict::Ignore)
+            }
+        }
+    }
+
+    /// Feeds Tendermint and carries out its effects, in order: what must be persisted is, before
+    /// anything after it in the list is sent (P6).
+    pub(super) fn drive_bft(&mut self, input: BftInput) -> Result<()> {
+        let Some(bft) = &mut self.bft else { return Ok(()) };
+        match bft.handle(input) {
+            Ok(effects) => self.carry_out(effects),
+            Err(error) => {
+                tracing::debug!(%error, "consensus input refused");
+                Ok(())
+            }
+        }
+    }
+
+    /// Carries out effects in order, each call's before the next call (the engine's contract).
+    pub(super) fn carry_out(&mut self, effects: Vec<BftEffect>) -> Result<()> {
+        let mut answers = VecDeque::new();
+        let mut effects = VecDeque::from(effects);
+        loop {
+            while let Some(effect) = effects.pop_front() {
+                self.bft_effect(effect, &mut answers)?;
+            }
+            let (Some(answer), Some(bft)) = (answers.pop_front(), &mut self.bft) else { return Ok(()) };
+            match bft.handle(answer) {
+                Ok(more) => effects.extend(more),
+                Err(error) => tracing::debug!(%error, "consensus answer refused"),
+            }
+        }
+    }
+
+    fn bft_effect(&mut self, effect: BftEffect, inputs: &mut VecDeque<BftInput>) -> Result<()> {
+        match effect {
+            BftEffect::WalAppend { height, entry } => self.ledger_mut().wal_append(height, &entry).context("writing the consensus log")?,
+            BftEffect::Publish(bytes) => self.publish_vote(&bytes),
+            BftEffect::ScheduleTimeout { token, after_ms } => {
+                self.timers.cancel(|t| *t == Timer::Bft(token));
+                self.timers.insert(Instant::now() + Duration::from_millis(after_ms), Timer::Bft(token));
+            }
+            BftEffect::CancelTimeout(token) => self.timers.cancel(|t| *t == Timer::Bft(token)),
+            BftEffect::CancelTimeouts => self.timers.cancel(|t| matches!(t, Timer::Bft(_))),
+            BftEffect::NeedBlock { height, round, .. } => {
+                let state = self.shared.state();
+                if state.tip().height + 1 == height {
+                    let (block, refused) = state.build(&self.mempool.candidates(), now_ms());
+                    drop(state);
+                    for (tx, error) in refused {
+                        tracing::debug!(kind = tx.kind(), %error, "transaction left out");
+                    }
+                    inputs.push_back(BftInput::Propose { height, round, block: codec::encode(&block) });
+                }
+            }
+            BftEffect::ValidateBlock { height, block, block_id, .. } => {
+                let valid = self.is_valid_proposal(height, &block);
+                inputs.push_back(BftInput::Validated { height, block_id, valid });
+            }
+            BftEffect::Decided { height, round, block, certificate } => {
+                let block: Block = codec::decode(&block).context("a decided block does not decode")?;
+                let proposer = proposer(&self.shared.state().validators(), height, round);
+                tracing::debug!(height, round, txs = block.txs.len(), "decided");
+                let decided = DecidedBlock { block, certificate };
+                if proposer == Some(self.me) {
+                    self.net.publish(Topic::Blocks, codec::encode(&decided));
+                }
+                self.commit(decided)?;
+                // pace: the next height starts one block interval after this one did
+                let interval = Duration::from_millis(self.shared.state().genesis().block_interval_ms.into());
+                let due = (self.height_started + interval).max(Instant::now());
+                self.timers.insert(due, Timer::StartHeight);
+            }
+            BftEffect::Evidence(evidence) => {
+                let culprit = evidence.culprit(self.chain).map_or_else(|| "nobody".into(), |n| n.to_string());
+                tracing::warn!(validator = culprit, "equivocation seen");
+            }
+            BftEffect::Fault { reason } => tracing::warn!(reason, "consensus step not finished"),
+        }
+        Ok(())
+    }
+
+    fn is_valid_proposal(&self, height: u64, bytes: &[u8]) -> bool {
+        let Ok(block) = codec::decode::<Block>(bytes) else { return false };
+        if block.header.height != height || block.header.time_ms > now_ms().saturating_add(MAX_AHEAD_MS) {
+            return false;
+        }
+        match self.shared.state().clone().apply(&block) {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!(height, %error, "proposal refused");
+                false
+            }
+        }
+    }
+
+    /// Applies a decided block: memory, then one synced batch (D3), then everyone who watches.
+    pub(super) fn commit(&mut self, decided: DecidedBlock) -> Result<()> {
+        let header = decided.block.header;
+        let mut next = self.shared.state().clone();
+        let entries = next.apply(&decided.block).context("a decided block does not apply: this node's state differs from the network's; run `oda ledger verify`")?;
+        let changes: Vec<EntryChange> = entries.iter().map(|e| EntryChange { key: e.key(), value: Some(e.value()) }).collect();
+        let prev = if header.height == 1 { BlockHash(header.chain.0) } else { header.prev };
+        let record = BlockRecord { height: header.height, hash: header.hash(), prev, bytes: codec::encode(&decided) };
+        self.ledger_mut().append(&record, &changes).context("writing a block")?;
+        self.shared.replace(next);
+        self.mempool.prune(&self.shared.state(), &decided.block.txs);
+        let _ = self.shared.blocks.send(header.height);
+        self.state_changed()
+    }
+
+    /// Takes a decided block from a peer. `Ok(false)`: it does not follow our tip.
+    pub(super) fn take_decided(&mut self, decided: DecidedBlock) -> Result<bool, String> {
+        let (tip, validators) = {
+            let state = self.shared.state();
+            (state.tip(), state.validators())
+        };
+        if decided.block.header.height != tip.height + 1 {
+            return Ok(false);
+        }
+        check_certificate(&decided, self.chain, &validators)?;
+        if let Err(error) = self.shared.state().clone().apply(&decided.block) {
+            return Err(format!("certified block does not apply: {error}"));
+        }
+        self.commit(decided).map_err(|e| format!("{e:#}"))?;
+        if self.bft.is_some() {
+            self.timers.cancel(|t| matches!(t, Timer::Bft(_) | Timer::StartHeight));
+            self.timers.insert(Instant::now(), Timer::StartHeight);
+        }
+        Ok(true)
+    }
+}
+
+/// Whether the certificate is for this very block and carries enough votes.
+pub(crate) fn check_certificate(decided: &DecidedBlock, chain: oda_consensus::ids::ChainId, validators: &[oda_consensus::ids::NodeId]) -> Result<(), String> {
+    let certificate = &decided.certificate;
+    if certificate.height != decided.block.header.height || certificate.block != block_id(&codec::encode(&decided.block)) {
+        return Err("the certificate is for another block".into());
+    }
+    verify_certificate(chain, validators, &decided.certificate).map_err(|e| e.to_string())
+}

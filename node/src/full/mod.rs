@@ -1,0 +1,507 @@
+//! A full node: one task owns ledger, mempool and engines and handles one event at a time.
+//!
+//! Everything slow (replays, blob transfers, Lightning calls) runs beside it and reports back as an
+//! event, so blocks never wait for a replay (L5) and no lock order has to be remembered: the only
+//! shared thing is [`Shared`], written here and read by the RPC server.
+
+mod bft_host;
+mod requests;
+mod roles;
+mod shared;
+mod timers;
+
+pub use shared::{PaymentInfo, PeerInfo, Shared};
+pub(crate) use bft_host::check_certificate;
+
+use crate::clock::now_ms;
+use crate::config::Config;
+use crate::identity::Identity;
+use crate::jobs::{JudgeReport, Judges};
+use crate::mempool::Mempool;
+use crate::net::{Net, NetConfig, NetEvent, Topic, Verdict};
+use crate::peers::PeerBook;
+use crate::sponsor::{SponsorHost, WalletReport};
+use anyhow::{Context, Result};
+use oda_consensus::bft::{Bft, BftConfig, BftInput, TimeoutToken, Timeouts};
+use oda_consensus::codec;
+use oda_consensus::engine::validator::{Validator, ValidatorInput};
+use oda_consensus::frost::{SignInput, Signer, SignerConfig};
+use oda_consensus::ids::{ChainId, NodeId};
+use oda_consensus::keys::NodeKey;
+use oda_consensus::state::{Entry, State};
+use oda_consensus::tx::{SignedTx, Tx};
+use oda_consensus::wire::{DecidedBlock, PeerRecord, Request, Response, Role, SignedPeerRecord, SignedSignEnvelope};
+use oda_storage::{Blobs, LedgerStore, RocksLedger};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use timers::Timers;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Duration, Instant};
+
+/// The ledger store: written by the core alone, read by the RPC server beside it.
+type Store = Arc<RwLock<RocksLedger>>;
+
+/// Reads stored blocks of a running node.
+pub struct StoreReader(Store);
+
+impl crate::rpc::BlockReader for StoreReader {
+    fn block(&self, height: u64) -> Result<Option<Vec<u8>>, String> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).block(height).map_err(|e| e.to_string())
+    }
+}
+
+/// What a timer was set for.
+#[derive(Clone, Debug, PartialEq)]
+enum Timer {
+    Bft(TimeoutToken),
+    StartHeight,
+}
+
+/// An event from one of the tasks beside the core.
+pub(crate) enum CoreEvent {
+    /// A replay ended.
+    Judged(JudgeReport),
+    /// Lightning reports.
+    Wallet(WalletReport),
+    /// A peer answered a request.
+    Answer(NodeId, Box<Response>),
+    /// The RPC server passes on a transaction.
+    Submit(Box<SignedTx>, tokio::sync::oneshot::Sender<Result<(), String>>),
+}
+
+/// The state behind the event loop.
+pub(crate) struct Core {
+    me: NodeId,
+    key: Arc<NodeKey>,
+    chain: ChainId,
+    identity: Identity,
+    shared: Arc<Shared>,
+    store: Store,
+    net: Net,
+    blobs: Arc<Blobs>,
+    book: PeerBook,
+    mempool: Mempool,
+    timers: Timers<Timer>,
+    height_started: Instant,
+    bft: Option<Bft>,
+    signer: Option<Signer>,
+    validator: Option<Validator>,
+    judges: Judges,
+    sponsor: Option<SponsorHost>,
+    rng: ChaCha20Rng,
+    events: mpsc::Sender<CoreEvent>,
+    record: SignedPeerRecord,
+    syncing_from: Option<(NodeId, Instant)>,
+}
+
+/// A running full node.
+pub struct FullNode {
+    /// What the RPC server reads.
+    pub shared: Arc<Shared>,
+    store: Store,
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<Result<()>>,
+}
+
+impl FullNode {
+    /// Opens the data directory and joins the network.
+    ///
+    /// # Errors
+    /// Anything that keeps the node from starting, said in one line.
+    pub async fn start(config: &Config, datadir: &Path, validator: bool) -> Result<Self> {
+        let genesis = config.genesis(datadir)?;
+        let identity = Identity::load(datadir)?;
+        let key = identity.key.clone();
+        let (me, chain) = (key.id(), genesis.chain());
+        let ledger = RocksLedger::open(&datadir.join("ledger"), chain).context("opening the ledger")?;
+        let mut state = State::new(genesis)?;
+        restore(&mut state, &ledger)?;
+
+        let blobs = Arc::new(Blobs::open(&datadir.join("blobs"), &key.secret(), config.blobs.listen).await.context("opening the blob store")?);
+        let peers = crate::net::parse_peers(&config.p2p.peers)?;
+        let (net, net_events) = Net::start(NetConfig {
+            key: key.secret(),
+            chain,
+            listen: crate::net::parse_listen(&config.p2p.listen)?,
+            peers,
+            role: crate::net::Role::Full,
+            ..NetConfig::default()
+        })
+        .await?;
+
+        let (events, event_queue) = mpsc::channel(1024);
+        let sponsor = match &config.sponsor {
+            Some(sponsor) => Some(SponsorHost::start(sponsor, config, datadir, &identity, &state, blobs.clone(), events.clone()).await?),
+            None => None,
+        };
+        let record = own_record(&key, chain, Role::Full, &blobs, &net, sponsor.as_ref().map(SponsorHost::lightning_address));
+
+        let rng = ChaCha20Rng::from_rng(rand_core::OsRng).context("no randomness")?;
+        let (mut bft, mut signer, mut engine) = (None, None, None);
+        let mut wal = Vec::new();
+        if validator {
+            let share = identity.share.clone_for_signer().context(
+                "this node has no FROST key share (keys/frost-share): start it without --validator, or restore the share",
+            )?;
+            anyhow::ensure!(state.validators().contains(&me), "this node is not a validator of this network: start it without --validator");
+            wal = ledger.wal(state.tip().height + 1)?;
+            let config = BftConfig { key: key.clone(), chain, timeouts: Timeouts::default() };
+            bft = Some(Bft::new(config, state.tip().height + 1, &state.validators())?);
+            signer = Some(Signer::new(me, state.group().clone(), share, SignerConfig::default()));
+            engine = Some(Validator::new());
+        }
+        let store = Arc::new(RwLock::new(ledger));
+        let shared = Arc::new(Shared::new(state, me, validator, events.clone()));
+        let mut core = Core {
+            me,
+            key,
+            chain,
+            identity,
+            shared: shared.clone(),
+            store: store.clone(),
+            net,
+            judges: Judges::new(blobs.clone(), events.clone()),
+            blobs,
+            book: PeerBook::new(chain),
+            mempool: Mempool::default(),
+            timers: Timers::default(),
+            height_started: Instant::now(),
+            bft,
+            signer,
+            validator: engine,
+            sponsor,
+            rng,
+            events,
+            record,
+            syncing_from: None,
+        };
+        core.book.insert(core.record.clone(), now_ms());
+        core.replay_wal(wal)?;
+        core.state_changed()?;
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(core.run(net_events, event_queue, stopped));
+        Ok(Self { shared, stop, task, store })
+    }
+
+    /// Reads blocks beside the running node.
+    pub fn reader(&self) -> StoreReader {
+        StoreReader(self.store.clone())
+    }
+
+    /// Waits until the node stops by itself (an error no node can go on after).
+    ///
+    /// # Errors
+    /// Why it stopped.
+    pub async fn wait(&mut self) -> Result<()> {
+        (&mut self.task).await.context("the node's task died")?
+    }
+
+    /// Stops the node and waits until everything is on disk.
+    ///
+    /// # Errors
+    /// What went wrong while stopping.
+    pub async fn stop(self) -> Result<()> {
+        let _ = self.stop.send(true);
+        self.task.await.context("the node's task died")?
+    }
+}
+
+/// Loads the stored entries and checks that they are the state of the stored tip (D3).
+fn restore(state: &mut State, store: &RocksLedger) -> Result<()> {
+    let mut problem = None;
+    store.entries(&mut |key, value| match Entry::decode(key, value) {
+        Ok(entry) => {
+            state.restore(entry);
+            ControlFlow::Continue(())
+        }
+        Err(error) => {
+            problem = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
+    if let Some(error) = problem {
+        anyhow::bail!("{error}: the ledger on disk is damaged; run `oda ledger verify`, or delete the ledger directory to fetch it again from peers");
+    }
+    if let Some((height, hash)) = store.tip() {
+        anyhow::ensure!(
+            state.tip().height == height && state.tip().hash == hash,
+            "ledger entries and blocks on disk differ: delete the ledger directory to fetch it again from peers"
+        );
+    }
+    Ok(())
+}
+
+/// This node's signed record of where its services are.
+pub(crate) fn own_record(
+    key: &NodeKey,
+    chain: ChainId,
+    role: Role,
+    blobs: &Blobs,
+    net: &Net,
+    lightning: Option<oda_consensus::wire::LightningAddress>,
+) -> SignedPeerRecord {
+    let record = PeerRecord {
+        node: key.id(),
+        seq_ms: now_ms(),
+        role,
+        blobs: blobs.addr().sockets.iter().take(8).map(ToString::to_string).collect(),
+        p2p: net.listen_addrs().iter().take(8).map(ToString::to_string).collect(),
+        lightning,
+    };
+    SignedPeerRecord::new(record, key, chain)
+}
+
+impl Core {
+    fn ledger(&self) -> RwLockReadGuard<'_, RocksLedger> {
+        self.store.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ledger_mut(&self) -> RwLockWriteGuard<'_, RocksLedger> {
+        self.store.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn run(mut self, mut net_events: mpsc::Receiver<NetEvent>, mut events: mpsc::Receiver<CoreEvent>, mut stop: watch::Receiver<bool>) -> Result<()> {
+        let mut tick = tokio::time::interval(Duration::from_millis(250));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let result = loop {
+            let due = self.timers.next_due();
+            let step = tokio::select! {
+                _ = stop.changed() => break Ok(()),
+                Some(event) = net_events.recv() => self.on_net(event),
+                Some(event) = events.recv() => self.on_event(event),
+                _ = tokio::time::sleep_until(due.unwrap_or_else(far_future)), if due.is_some() => self.on_timer(),
+                _ = tick.tick() => self.on_tick(),
+            };
+            if let Err(error) = step {
+                break Err(error);
+            }
+        };
+        if let Some(sponsor) = self.sponsor.take() {
+            sponsor.stop().await;
+        }
+        self.net.shutdown().await;
+        let _ = self.blobs.shutdown().await;
+        result
+    }
+
+    fn on_timer(&mut self) -> Result<()> {
+        match self.timers.pop_due(Instant::now()) {
+            Some(Timer::Bft(token)) => self.drive_bft(BftInput::Timeout(token)),
+            Some(Timer::StartHeight) => {
+                self.height_started = Instant::now();
+                self.start_height()
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn on_tick(&mut self) -> Result<()> {
+        self.sign(SignInput::Tick);
+        if let Some(sponsor) = &mut self.sponsor {
+            sponsor.tick(&self.book);
+        }
+        self.poll_peer();
+        self.shared.set_peers(&self.net.connected(), &self.book);
+        self.shared.set_mempool(self.mempool.len());
+        Ok(())
+    }
+
+    /// Asks one connected peer where its ledger stands: how a node that missed a block notices.
+    fn poll_peer(&mut self) {
+        let peers = self.net.connected();
+        if peers.is_empty() {
+            return;
+        }
+        let turn = usize::try_from(now_ms() / 250).unwrap_or(0) % peers.len();
+        if let Some(peer) = peers.get(turn) {
+            self.ask(*peer, Request::Status);
+        }
+    }
+
+    /// Sends a request; the answer comes back as an event.
+    pub(super) fn ask(&self, peer: NodeId, request: Request) {
+        let (net, events) = (self.net.clone(), self.events.clone());
+        tokio::spawn(async move {
+            if let Ok(bytes) = net.request(peer, codec::encode(&request)).await
+                && let Ok(response) = codec::decode::<Response>(&bytes)
+            {
+                let _ = events.send(CoreEvent::Answer(peer, Box::new(response))).await;
+            }
+        });
+    }
+
+    fn on_net(&mut self, event: NetEvent) -> Result<()> {
+        match event {
+            NetEvent::Gossip { topic, data, token, .. } => {
+                let verdict = self.on_gossip(topic, data)?;
+                self.net.report(token, verdict);
+            }
+            NetEvent::Request { from, data, token } => self.on_request(from, &data, token)?,
+            NetEvent::PeerConnected(peer) => {
+                self.ask(peer, Request::Hello(self.record.clone()));
+                self.ask(peer, Request::Peers);
+            }
+            NetEvent::PeerDisconnected(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Explicit validation (N1): what is passed on was checked here first.
+    fn on_gossip(&mut self, topic: Topic, data: Vec<u8>) -> Result<Verdict> {
+        match topic {
+            Topic::Bft => self.on_bft_gossip(&data),
+            Topic::Tx => match codec::decode::<SignedTx>(&data) {
+                Err(_) => Ok(Verdict::Reject),
+                Ok(tx) if !tx.is_authentic(self.chain) => Ok(Verdict::Reject),
+                Ok(tx) => {
+                    let taken = self.mempool.add(&self.shared.state(), tx).is_ok();
+                    Ok(if taken { Verdict::Accept } else { Verdict::Ignore })
+                }
+            },
+            Topic::Blocks => match codec::decode::<DecidedBlock>(&data) {
+                Err(_) => Ok(Verdict::Reject),
+                Ok(decided) => {
+                    let state_tip = self.shared.state().tip().height;
+                    if decided.block.header.height <= state_tip {
+                        return Ok(Verdict::Ignore);
+                    }
+                    Ok(match self.take_decided(decided) {
+                        Ok(true) => Verdict::Accept,
+                        Ok(false) => Verdict::Ignore,
+                        Err(error) => {
+                            tracing::warn!(%error, "block refused");
+                            Verdict::Reject
+                        }
+                    })
+                }
+            },
+            Topic::Attest => self.on_sign_envelope(&data),
+            Topic::Peers => match codec::decode::<SignedPeerRecord>(&data) {
+                Err(_) => Ok(Verdict::Reject),
+                Ok(record) => Ok(match self.book.insert(record, now_ms()) {
+                    None => Verdict::Reject,
+                    Some(true) => Verdict::Accept,
+                    Some(false) => Verdict::Ignore,
+                }),
+            },
+        }
+    }
+
+    fn on_sign_envelope(&mut self, data: &[u8]) -> Result<Verdict> {
+        let Ok(signed) = codec::decode::<SignedSignEnvelope>(data) else { return Ok(Verdict::Reject) };
+        let from = signed.envelope.from;
+        let member = self.shared.state().validators().contains(&from);
+        if !member || !from.verify(self.chain, &signed.envelope, &signed.signature) {
+            return Ok(Verdict::Reject);
+        }
+        self.sign(SignInput::Message { from, message: signed.envelope.message });
+        Ok(Verdict::Accept)
+    }
+
+    fn on_event(&mut self, event: CoreEvent) -> Result<()> {
+        match event {
+            CoreEvent::Judged(report) => {
+                let input = match report {
+                    JudgeReport::Done(judged) => ValidatorInput::Judged(judged),
+                    JudgeReport::Failed { model, round, why } => {
+                        tracing::warn!(model = %model.short(), round, why, "replay not possible yet");
+                        ValidatorInput::JudgeFailed { model, round }
+                    }
+                };
+                self.drive_validator(input);
+                Ok(())
+            }
+            CoreEvent::Wallet(report) => self.on_wallet(report),
+            CoreEvent::Answer(peer, response) => self.on_answer(peer, *response),
+            CoreEvent::Submit(tx, reply) => {
+                let _ = reply.send(self.submit_signed(*tx).map_err(|e| e.to_string()));
+                Ok(())
+            }
+        }
+    }
+
+    fn on_answer(&mut self, peer: NodeId, response: Response) -> Result<()> {
+        match response {
+            Response::Hello(record) => {
+                if record.record.node == peer && self.book.insert(record.clone(), now_ms()) == Some(true) {
+                    self.net.publish(Topic::Peers, codec::encode(&record));
+                }
+            }
+            Response::Peers(records) => {
+                for record in records.into_iter().take(1024) {
+                    self.book.insert(record, now_ms());
+                }
+            }
+            Response::Status(tip) => {
+                let mine = self.shared.state().tip().height;
+                let busy = self.syncing_from.is_some_and(|(_, since)| since.elapsed() < Duration::from_secs(5));
+                // a validator one block behind is about to decide it itself
+                let slack = u64::from(self.bft.is_some());
+                if tip.height > mine.saturating_add(slack) && !busy {
+                    self.syncing_from = Some((peer, Instant::now()));
+                    self.ask(peer, Request::Blocks { from: mine + 1, max: oda_consensus::wire::MAX_BLOCKS });
+                }
+            }
+            Response::Blocks(blocks) => {
+                if !self.syncing_from.is_some_and(|(from, _)| from == peer) {
+                    return Ok(());
+                }
+                self.syncing_from = None;
+                let full = blocks.len() >= oda_consensus::wire::MAX_BLOCKS as usize;
+                for decided in blocks {
+                    if let Err(error) = self.take_decided(decided) {
+                        tracing::warn!(peer = %peer.short(), %error, "peer sent a bad block; banned for a minute");
+                        self.net.ban(peer, std::time::Duration::from_secs(60));
+                        return Ok(());
+                    }
+                }
+                if full {
+                    self.syncing_from = Some((peer, Instant::now()));
+                    let from = self.shared.state().tip().height + 1;
+                    self.ask(peer, Request::Blocks { from, max: oda_consensus::wire::MAX_BLOCKS });
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Signs and submits a transaction of this node.
+    pub(super) fn submit(&mut self, tx: Tx) {
+        let signed = SignedTx::new(tx, &self.key, self.chain);
+        let kind = signed.kind();
+        if let Err(error) = self.submit_signed(signed) {
+            tracing::debug!(kind, %error, "own transaction not taken");
+        }
+    }
+
+    /// Takes a transaction into the mempool and tells the network.
+    pub(super) fn submit_signed(&mut self, tx: SignedTx) -> Result<(), crate::mempool::MempoolError> {
+        let bytes = codec::encode(&tx);
+        let added = {
+            let shared = self.shared.clone();
+            let state = shared.state();
+            self.mempool.add(&state, tx)?
+        };
+        if added {
+            self.net.publish(Topic::Tx, bytes);
+        }
+        Ok(())
+    }
+
+    fn replay_wal(&mut self, wal: Vec<Vec<u8>>) -> Result<()> {
+        let Some(bft) = &mut self.bft else { return Ok(()) };
+        if !wal.is_empty() {
+            tracing::info!(entries = wal.len(), "replaying the consensus log");
+        }
+        let effects = bft.replay(&wal).context("the consensus log is damaged; this node must not vote: delete the ledger directory to fetch it again from peers")?;
+        self.carry_out(effects)
+    }
+}
+
+fn far_future() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}

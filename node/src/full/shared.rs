@@ -1,0 +1,132 @@
+//! What the RPC server may read while the core writes.
+
+use super::CoreEvent;
+use crate::peers::PeerBook;
+use oda_consensus::ids::{ClaimId, EscrowId, NodeId};
+use oda_consensus::state::State;
+use oda_consensus::tx::SignedTx;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+/// A peer as `oda peers` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeerInfo {
+    /// Who.
+    pub node: NodeId,
+    /// Whether a connection is open.
+    pub connected: bool,
+    /// `full` or `lite`, if its record is known.
+    pub role: Option<String>,
+}
+
+/// A payment of this node as its wallet knows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PaymentInfo {
+    /// Escrow.
+    pub escrow: EscrowId,
+    /// Claim it is for.
+    pub claim: ClaimId,
+    /// Payee.
+    pub payee: NodeId,
+    /// Amount, msat.
+    pub amount_msat: u64,
+    /// Routing fee, msat, once sent.
+    pub fee_msat: u64,
+    /// `dealt`, `paying`, `sent`, `failed` or `closed`.
+    pub phase: String,
+}
+
+/// Ledger state and node facts, shared with the RPC server.
+pub struct Shared {
+    state: RwLock<State>,
+    facts: RwLock<Facts>,
+    /// This node.
+    pub me: NodeId,
+    /// Whether it validates.
+    pub validator: bool,
+    /// Heights of new blocks.
+    pub blocks: broadcast::Sender<u64>,
+    events: mpsc::Sender<CoreEvent>,
+}
+
+#[derive(Default)]
+struct Facts {
+    peers: Vec<PeerInfo>,
+    mempool: usize,
+    payments: BTreeMap<EscrowId, PaymentInfo>,
+    wallet: Option<crate::rpc::WalletInfo>,
+}
+
+impl Shared {
+    pub(super) fn new(state: State, me: NodeId, validator: bool, events: mpsc::Sender<CoreEvent>) -> Self {
+        let (blocks, _) = broadcast::channel(256);
+        Self { state: RwLock::new(state), facts: RwLock::default(), me, validator, blocks, events }
+    }
+
+    /// The state after the last block.
+    pub fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn replace(&self, state: State) {
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    fn facts(&self) -> RwLockReadGuard<'_, Facts> {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_peers(&self, connected: &[NodeId], book: &PeerBook) {
+        let mut peers: BTreeMap<NodeId, PeerInfo> =
+            connected.iter().map(|n| (*n, PeerInfo { node: *n, connected: true, role: None })).collect();
+        for record in book.all().map(|r| &r.record).filter(|r| r.node != self.me) {
+            let info = peers.entry(record.node).or_insert(PeerInfo { node: record.node, connected: false, role: None });
+            info.role = Some(format!("{:?}", record.role).to_lowercase());
+        }
+        self.facts.write().unwrap_or_else(PoisonError::into_inner).peers = peers.into_values().collect();
+    }
+
+    pub(super) fn set_mempool(&self, len: usize) {
+        self.facts.write().unwrap_or_else(PoisonError::into_inner).mempool = len;
+    }
+
+    pub(crate) fn set_payment(&self, payment: PaymentInfo) {
+        self.facts.write().unwrap_or_else(PoisonError::into_inner).payments.insert(payment.escrow, payment);
+    }
+
+    pub(crate) fn set_wallet(&self, wallet: crate::rpc::WalletInfo) {
+        self.facts.write().unwrap_or_else(PoisonError::into_inner).wallet = Some(wallet);
+    }
+
+    /// Peers known and connected.
+    pub fn peers(&self) -> Vec<PeerInfo> {
+        self.facts().peers.clone()
+    }
+
+    /// Transactions waiting.
+    pub fn mempool(&self) -> usize {
+        self.facts().mempool
+    }
+
+    /// Payments this node has dealt.
+    pub fn payments(&self) -> Vec<PaymentInfo> {
+        self.facts().payments.values().cloned().collect()
+    }
+
+    /// This node's wallet, if it has one.
+    pub fn wallet(&self) -> Option<crate::rpc::WalletInfo> {
+        self.facts().wallet.clone()
+    }
+
+    /// Puts a signed transaction before the network.
+    ///
+    /// # Errors
+    /// Why it was not taken.
+    pub async fn submit(&self, tx: SignedTx) -> Result<(), String> {
+        let (reply, answer) = oneshot::channel();
+        self.events.send(CoreEvent::Submit(Box::new(tx), reply)).await.map_err(|_| "the node is stopping".to_string())?;
+        answer.await.map_err(|_| "the node is stopping".to_string())?
+    }
+}

@@ -1,0 +1,113 @@
+//! A node's secrets on disk (K1): one mnemonic, from which ledger identity, transports, share
+//! decryption and Lightning derive; and, for committee members, the FROST key share.
+
+use anyhow::{Context, Result, bail};
+use oda_consensus::frost::{EncryptionSecret, KeyShare};
+use oda_consensus::keys::NodeKey;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// All secrets of a node.
+pub struct Identity {
+    /// Ledger, libp2p and iroh key.
+    pub key: Arc<NodeKey>,
+    /// Decrypts preimage shares dealt to this node (P1).
+    pub encryption: EncryptionSecret,
+    /// Seed of the Lightning wallet.
+    pub lightning_seed: Zeroizing<[u8; 64]>,
+    /// FROST share of a committee member.
+    pub share: Option<KeyShare>,
+}
+
+fn keys_dir(datadir: &Path) -> PathBuf {
+    datadir.join("keys")
+}
+
+impl Identity {
+    /// Derives everything but the FROST share from a mnemonic.
+    ///
+    /// # Errors
+    /// If the words are not a BIP 39 mnemonic.
+    pub fn from_mnemonic(words: &str) -> Result<Self> {
+        let mnemonic = bip39::Mnemonic::parse_normalized(words.trim()).context("not a BIP 39 mnemonic")?;
+        let seed = Zeroizing::new(mnemonic.to_seed_normalized(""));
+        let key = NodeKey::from_seed(seed.as_slice());
+        let encryption = EncryptionSecret::derive(&key.secret());
+        let mut lightning_seed = Zeroizing::new([0; 64]);
+        lightning_seed[..32].copy_from_slice(&blake3::derive_key("oda 2026 lightning seed, first half", seed.as_slice()));
+        lightning_seed[32..].copy_from_slice(&blake3::derive_key("oda 2026 lightning seed, second half", seed.as_slice()));
+        Ok(Self { key: Arc::new(key), encryption, lightning_seed, share: None })
+    }
+
+    /// Reads the secrets of a data directory.
+    ///
+    /// # Errors
+    /// If the mnemonic is missing or a key file is damaged; never signs with a damaged key.
+    pub fn load(datadir: &Path) -> Result<Self> {
+        let dir = keys_dir(datadir);
+        let path = dir.join("mnemonic");
+        let words = Zeroizing::new(
+            std::fs::read_to_string(&path)
+                .with_context(|| format!("cannot read {}: restore it from your written-down words", path.display()))?,
+        );
+        let mut identity = Self::from_mnemonic(&words).with_context(|| path.display().to_string())?;
+        let path = dir.join("frost-share");
+        if path.exists() {
+            let text = Zeroizing::new(std::fs::read_to_string(&path).with_context(|| path.display().to_string())?);
+            let bytes = Zeroizing::new(hex::decode(text.trim()).with_context(|| format!("{} is damaged", path.display()))?);
+            let share = KeyShare::from_secret_bytes(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
+            identity.share = Some(share);
+        }
+        Ok(identity)
+    }
+
+    /// Creates a new mnemonic in an empty data directory and returns it, to be shown once.
+    ///
+    /// # Errors
+    /// If there is one already, or it cannot be written.
+    pub fn create(datadir: &Path) -> Result<Zeroizing<String>> {
+        let dir = keys_dir(datadir);
+        let path = dir.join("mnemonic");
+        if path.exists() {
+            bail!("{} exists already: refusing to replace a wallet", path.display());
+        }
+        let mnemonic = bip39::Mnemonic::generate(12).context("no randomness")?;
+        let words = Zeroizing::new(mnemonic.to_string());
+        write_secret(&path, words.as_bytes())?;
+        Ok(words)
+    }
+}
+
+/// Writes a file only its owner can read, creating its directory.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    }
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).with_context(|| path.display().to_string())?;
+    file.write_all(bytes)?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test] // K1
+    fn one_mnemonic_restores_everything() {
+        let dir = tempfile::tempdir().unwrap();
+        let words = Identity::create(dir.path()).unwrap();
+        assert!(Identity::create(dir.path()).is_err(), "never replaces a wallet");
+        let (a, b) = (Identity::load(dir.path()).unwrap(), Identity::from_mnemonic(&words).unwrap());
+        assert_eq!(a.key.id(), b.key.id());
+        assert_eq!(*a.lightning_seed, *b.lightning_seed);
+        assert_ne!(a.lightning_seed[..32], a.key.secret()[..]);
+    }
+}

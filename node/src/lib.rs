@@ -1,0 +1,22 @@
+//! The node: adapters around the engines of `oda-consensus`, and the command line `oda`.
+//!
+//! Engines decide, this crate does: it owns sockets, clock, disk and wallet, feeds what happens to the
+//! engines and carries out their effects in order.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod full;
+pub mod identity;
+pub mod jobs;
+pub mod ledger;
+pub mod lite;
+pub mod mempool;
+pub mod net;
+pub mod peers;
+pub mod query;
+pub mod report;
+pub mod rpc;
+pub mod sponsor;
+pub mod verify;
+pub mod wallet;

@@ -1,0 +1,401 @@
+//! A lite node: trains, is paid, stores no ledger.
+//!
+//! It asks full nodes for rounds and claims and lets [`Trainer`] decide what of their answers can be
+//! believed and what to do. This file only moves messages: network, wallet, blobs and training run
+//! beside the loop and report back as events.
+
+use crate::clock::now_ms;
+use crate::config::Config;
+use crate::full::own_record;
+use crate::identity::Identity;
+use crate::jobs;
+use crate::net::{Net, NetConfig, NetEvent};
+use crate::peers::PeerBook;
+use crate::report::{LiteEvent, Reporter};
+use crate::wallet;
+use anyhow::{Context, Result};
+use oda_consensus::codec;
+use oda_consensus::engine::trainer::{ClaimRecord, Trainer, TrainerConfig, TrainerEffect, TrainerInput};
+use oda_consensus::genesis::BitcoinNetwork;
+use oda_consensus::ids::{BlobRef, ChainId, ClaimId, EscrowId, ModelId, NodeId, PaymentHash};
+use oda_consensus::keys::NodeKey;
+use oda_consensus::tx::SignedTx;
+use oda_consensus::wire::{Request, Response, Role, SignedPeerRecord};
+use oda_lightning::{LnEvent, Wallet};
+use oda_storage::{Blobs, RecordStore, RocksRecords};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Duration, MissedTickBehavior};
+
+/// Most models followed.
+const MAX_MODELS: usize = 16;
+const PREFIX: &[u8] = b"claim/";
+const MAX_RECORDS: usize = 1 << 20;
+
+/// What reaches the loop from the tasks beside it.
+enum Event {
+    Answer(NodeId, Box<Response>, Option<EscrowId>),
+    Trained { model: ModelId, round: u64, result: Result<(BlobRef, i64), String> },
+    InvoiceMade { claim: ClaimId, result: Result<String, String> },
+    Held { hash: PaymentHash, amount_msat: u64, deadline: u32, done: Option<oneshot::Sender<()>> },
+    Received { hash: PaymentHash, done: oneshot::Sender<()> },
+    Chain { height: u32, lightning_msat: u64, channels: usize },
+}
+
+struct Lite {
+    me: NodeId,
+    key: Arc<NodeKey>,
+    chain: ChainId,
+    members: Vec<NodeId>,
+    config: Config,
+    net: Net,
+    blobs: Arc<Blobs>,
+    wallet: Arc<Wallet>,
+    records: RocksRecords,
+    trainer: Trainer,
+    book: PeerBook,
+    record: SignedPeerRecord,
+    rng: ChaCha20Rng,
+    models: BTreeSet<ModelId>,
+    invoicing: BTreeSet<ClaimId>,
+    chain_height: u32,
+    wallet_seen: (u64, usize),
+    announced: BTreeMap<ModelId, u64>,
+    turn: usize,
+    reporter: Arc<Reporter>,
+    events: mpsc::Sender<Event>,
+}
+
+/// Runs a lite node until `stop` changes.
+///
+/// # Errors
+/// Anything that keeps it from starting or going on, said in one line.
+pub async fn run(config: Config, datadir: &Path, reporter: Arc<Reporter>, mut stop: watch::Receiver<bool>) -> Result<()> {
+    let genesis = config.genesis(datadir)?;
+    let (chain, group) = (genesis.chain(), genesis.group()?);
+    let identity = Identity::load(datadir)?;
+    let key = identity.key.clone();
+    let records = RocksRecords::open(&datadir.join("claims"), chain).context("opening the claim records")?;
+    let known = records
+        .scan(PREFIX, MAX_RECORDS)?
+        .into_iter()
+        .map(|(_, bytes)| codec::decode(&bytes))
+        .collect::<Result<Vec<ClaimRecord>, _>>()
+        .context("a claim record is damaged: restore the claims directory from a backup")?;
+    let blobs = Arc::new(Blobs::open(&datadir.join("blobs"), &key.secret(), config.blobs.listen).await.context("opening the blob store")?);
+    let (net, mut net_events) = Net::start(NetConfig {
+        key: key.secret(),
+        chain,
+        listen: crate::net::parse_listen(&config.p2p.listen)?,
+        peers: crate::net::parse_peers(&config.p2p.peers)?,
+        role: crate::net::Role::Lite,
+        ..NetConfig::default()
+    })
+    .await?;
+    let (wallet, lightning) = wallet::start(&config, datadir, &identity, "oda lite").await?;
+    if config.network == BitcoinNetwork::Bitcoin {
+        tracing::warn!("this wallet holds real bitcoin; keep the mnemonic safe and channels small");
+    }
+    let record = own_record(&key, chain, Role::Lite, &blobs, &net, Some(lightning.clone()));
+    reporter.lite(&LiteEvent::Started { node: key.id(), lightning: lightning.node_id.clone() });
+
+    let (events, mut queue) = mpsc::channel(1024);
+    for held in wallet.held_payments() {
+        let event = Event::Held { hash: held.hash, amount_msat: held.amount_msat, deadline: held.claim_deadline_height, done: None };
+        events.send(event).await.context("starting")?;
+    }
+    let pump = tokio::spawn(pump(wallet.clone(), events.clone()));
+    let mut lite = Lite {
+        me: key.id(),
+        chain,
+        members: genesis.nodes(),
+        trainer: Trainer::new(key.id(), chain, group, TrainerConfig::default(), known),
+        key,
+        config,
+        net,
+        blobs,
+        wallet,
+        records,
+        book: PeerBook::new(chain),
+        record,
+        rng: ChaCha20Rng::from_rng(rand_core::OsRng).context("no randomness")?,
+        models: BTreeSet::new(),
+        invoicing: BTreeSet::new(),
+        chain_height: 0,
+        wallet_seen: (0, 0),
+        announced: BTreeMap::new(),
+        turn: 0,
+        reporter,
+        events,
+    };
+    let mut tick = tokio::time::interval(Duration::from_millis(300));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let result = loop {
+        let step = tokio::select! {
+            _ = stop.changed() => break Ok(()),
+            Some(event) = net_events.recv() => lite.on_net(event),
+            Some(event) = queue.recv() => lite.on_event(event),
+            _ = tick.tick() => lite.on_tick(),
+        };
+        if let Err(error) = step {
+            break Err(error);
+        }
+    };
+    pump.abort();
+    let wallet = lite.wallet.clone();
+    let _ = wallet::blocking(move || wallet.stop()).await;
+    lite.net.shutdown().await;
+    let _ = lite.blobs.shutdown().await;
+    result
+}
+
+/// Carries wallet events to the loop, one at a time, and the chain's height.
+async fn pump(wallet: Arc<Wallet>, events: mpsc::Sender<Event>) {
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        tokio::select! {
+            event = wallet.next_event() => {
+                let (done, handled) = oneshot::channel();
+                let event = match event {
+                    LnEvent::Held { hash, amount_msat, claim_deadline_height } => {
+                        Event::Held { hash, amount_msat, deadline: claim_deadline_height, done: Some(done) }
+                    }
+                    LnEvent::Received { hash, .. } => Event::Received { hash, done },
+                    _ => {
+                        let _ = wallet.event_handled();
+                        continue;
+                    }
+                };
+                if events.send(event).await.is_err() {
+                    return;
+                }
+                if handled.await.is_ok() {
+                    let _ = wallet.event_handled();
+                }
+            }
+            _ = tick.tick() => {
+                let w = wallet.clone();
+                let facts = wallet::blocking(move || (w.best_block_height(), w.lightning_balance_msat(), w.channels().iter().filter(|c| c.usable).count())).await;
+                let Ok((height, lightning_msat, channels)) = facts else { return };
+                if events.send(Event::Chain { height, lightning_msat, channels }).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Lite {
+    fn full_peers(&self) -> Vec<NodeId> {
+        let lite = |n: &NodeId| self.book.get(*n).is_some_and(|r| r.role == Role::Lite);
+        self.net.connected().into_iter().filter(|n| !lite(n)).collect()
+    }
+
+    fn ask(&self, peer: NodeId, request: Request) {
+        let escrow = if let Request::Share(escrow) = &request { Some(*escrow) } else { None };
+        let (net, events) = (self.net.clone(), self.events.clone());
+        tokio::spawn(async move {
+            if let Ok(bytes) = net.request(peer, codec::encode(&request)).await
+                && let Ok(response) = codec::decode::<Response>(&bytes)
+            {
+                let _ = events.send(Event::Answer(peer, Box::new(response), escrow)).await;
+            }
+        });
+    }
+
+    fn ask_members(&self, request: &Request) {
+        let connected = self.net.connected();
+        for member in self.members.iter().filter(|m| connected.contains(m)) {
+            self.ask(*member, request.clone());
+        }
+    }
+
+    fn on_tick(&mut self) -> Result<()> {
+        let peers = self.full_peers();
+        self.turn = self.turn.wrapping_add(1);
+        if let Some(peer) = peers.get(self.turn % peers.len().max(1)) {
+            self.ask(*peer, Request::Models);
+            for model in &self.models {
+                self.ask(*peer, Request::Model(*model));
+            }
+            if self.turn % 16 == 1 {
+                self.ask(*peer, Request::Peers);
+                self.ask(*peer, Request::Hello(self.record.clone()));
+            }
+        }
+        let (now_ms, chain_height) = (now_ms(), self.chain_height);
+        self.drive(TrainerInput::Tick { now_ms, chain_height })
+    }
+
+    fn on_net(&mut self, event: NetEvent) -> Result<()> {
+        match event {
+            NetEvent::PeerConnected(peer) => {
+                self.ask(peer, Request::Hello(self.record.clone()));
+                self.ask(peer, Request::Peers);
+            }
+            NetEvent::Request { data, token, .. } => {
+                let response = match codec::decode::<Request>(&data) {
+                    Ok(Request::Hello(record)) => {
+                        self.book.insert(record, now_ms());
+                        Response::Hello(self.record.clone())
+                    }
+                    _ => Response::Refused("a lite node serves only deltas".into()),
+                };
+                self.net.respond(token, codec::encode(&response));
+            }
+            NetEvent::Gossip { token, .. } => self.net.report(token, crate::net::Verdict::Ignore),
+            NetEvent::PeerDisconnected(_) => {}
+        }
+        Ok(())
+    }
+
+    fn on_event(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Answer(peer, response, escrow) => self.on_answer(peer, *response, escrow),
+            Event::Trained { model, round, result } => match result {
+                Ok((delta, stated_gain_unat)) => {
+                    self.reporter.lite(&LiteEvent::Trained { round, bytes: delta.len, gain_unat: stated_gain_unat });
+                    self.drive(TrainerInput::Trained { model, round, delta, stated_gain_unat })
+                }
+                Err(why) => {
+                    tracing::warn!(round, why, "training failed; trying again");
+                    self.drive(TrainerInput::TrainFailed { model, round })
+                }
+            },
+            Event::InvoiceMade { claim, result } => {
+                self.invoicing.remove(&claim);
+                match result {
+                    Ok(bolt11) => self.drive(TrainerInput::InvoiceMade { claim, bolt11 }),
+                    Err(why) => {
+                        tracing::warn!(why, "invoice not made; trying again");
+                        Ok(())
+                    }
+                }
+            }
+            Event::Held { hash, amount_msat, deadline, done } => {
+                self.drive(TrainerInput::Held { payment_hash: hash, amount_msat, claim_deadline_height: deadline })?;
+                if let Some(done) = done {
+                    let _ = done.send(()); // handled only after it is persisted (P6)
+                }
+                Ok(())
+            }
+            Event::Received { hash, done } => {
+                self.drive(TrainerInput::Received { payment_hash: hash })?;
+                let _ = done.send(());
+                Ok(())
+            }
+            Event::Chain { height, lightning_msat, channels } => {
+                self.chain_height = height;
+                if self.wallet_seen != (lightning_msat, channels) {
+                    self.wallet_seen = (lightning_msat, channels);
+                    self.reporter.lite(&LiteEvent::Wallet { lightning_msat, channels });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn on_answer(&mut self, peer: NodeId, response: Response, escrow: Option<EscrowId>) -> Result<()> {
+        match response {
+            Response::Hello(record) => {
+                if record.record.node == peer {
+                    self.book.insert(record, now_ms());
+                }
+            }
+            Response::Peers(records) => {
+                for record in records.into_iter().take(1024) {
+                    self.book.insert(record, now_ms());
+                }
+            }
+            Response::Models(ids) => self.models.extend(ids.into_iter().take(MAX_MODELS.saturating_sub(self.models.len()))),
+            // no work is taken before a payment could reach us
+            Response::Model(Some(view)) if self.wallet_seen.1 > 0 || self.trainer.claims().next().is_some() => {
+                return self.drive(TrainerInput::Model(view));
+            }
+            Response::Claim(Some(view)) => return self.drive(TrainerInput::Claim { from: peer, view }),
+            Response::Share(share) => {
+                if let Some(escrow) = escrow {
+                    return self.drive(TrainerInput::Share { escrow, share });
+                }
+            }
+            Response::Refused(why) => tracing::debug!(peer = %peer.short(), why, "refused"),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Feeds the engine and carries out its effects in order.
+    fn drive(&mut self, input: TrainerInput) -> Result<()> {
+        for effect in self.trainer.handle(input, &mut self.rng) {
+            match effect {
+                TrainerEffect::Persist(record) => {
+                    let key = [PREFIX, &record.claim.0].concat();
+                    self.records.put(&key, &codec::encode(record.as_ref())).context("writing a claim record")?;
+                }
+                TrainerEffect::Train(job) => {
+                    if self.announced.insert(job.model, job.round) != Some(job.round) {
+                        self.reporter.lite(&LiteEvent::Round { model: job.model, round: job.round, head: job.head.hash });
+                    }
+                    let providers = self.book.providers(&self.members);
+                    let (blobs, events, reporter) = (self.blobs.clone(), self.events.clone(), self.reporter.clone());
+                    let (me, trainer) = (self.me, self.config.trainer.clone());
+                    tokio::spawn(async move {
+                        let (model, round) = (job.model, job.round);
+                        let result = jobs::train(*job, me, trainer, blobs, providers, reporter).await.map_err(|e| format!("{e:#}"));
+                        if result.is_err() {
+                            tokio::time::sleep(Duration::from_secs(1)).await;
+                        }
+                        let _ = events.send(Event::Trained { model, round, result }).await;
+                    });
+                }
+                TrainerEffect::Submit(tx) => {
+                    let signed = SignedTx::new(tx, &self.key, self.chain);
+                    let peers = self.full_peers();
+                    for i in 0..peers.len().min(2) {
+                        if let Some(peer) = peers.get((self.turn + i) % peers.len()) {
+                            self.ask(*peer, Request::SubmitTx(Box::new(signed.clone())));
+                        }
+                    }
+                }
+                TrainerEffect::AskClaim(claim) => self.ask_members(&Request::Claim(claim)),
+                TrainerEffect::AskShares(escrow) => self.ask_members(&Request::Share(escrow)),
+                TrainerEffect::MakeInvoice { claim, payment_hash, amount_msat, hold_blocks } => {
+                    if self.invoicing.insert(claim) {
+                        let (wallet, events) = (self.wallet.clone(), self.events.clone());
+                        tokio::spawn(async move {
+                            let text = format!("oda claim {claim}");
+                            let made = wallet::blocking(move || wallet.hold_invoice(payment_hash, amount_msat, &text, 3600, hold_blocks)).await;
+                            let result = made.and_then(|r| r.map_err(Into::into)).map_err(|e| format!("{e:#}"));
+                            let _ = events.send(Event::InvoiceMade { claim, result }).await;
+                        });
+                    }
+                }
+                TrainerEffect::SendInvoice { to, escrow, bolt11 } => self.ask(to, Request::Invoice { escrow, bolt11 }),
+                TrainerEffect::ClaimHtlc { payment_hash, preimage, .. } => {
+                    let wallet = self.wallet.clone();
+                    tokio::task::spawn_blocking(move || {
+                        if let Err(error) = wallet.claim(payment_hash, preimage) {
+                            tracing::warn!(%error, "claiming the payment failed; trying again");
+                        }
+                    });
+                }
+                TrainerEffect::FailHtlc(payment_hash) => {
+                    let wallet = self.wallet.clone();
+                    tokio::task::spawn_blocking(move || {
+                        if let Err(error) = wallet.fail(payment_hash) {
+                            tracing::debug!(%error, "failing the payment back");
+                        }
+                    });
+                }
+                TrainerEffect::Report { claim, round, phase, note } => {
+                    self.reporter.lite(&LiteEvent::Claim { claim, round, phase, note });
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,26 @@
+//! `oda`: see [`oda_node::cli`].
+
+use clap::Parser as _;
+
+fn main() -> std::process::ExitCode {
+    let cli = oda_node::cli::Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_new(&cli.log).unwrap_or_else(|_| "info".into());
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::IsTerminal::is_terminal(&std::io::stderr()) { logs.init() } else { logs.with_ansi(false).init() }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("oda: cannot start: {error}");
+            return std::process::ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(oda_node::cli::run(cli));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("oda: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Transactions waiting for a block, bounded in number and bytes (K3).
+
+use oda_consensus::codec;
+use oda_consensus::ids::{NodeId, TxId};
+use oda_consensus::state::{State, TxError};
+use oda_consensus::tx::SignedTx;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Most transactions waiting.
+const MAX_TXS: usize = 4096;
+/// Most of one signer.
+const MAX_PER_SIGNER: usize = 64;
+/// Most bytes waiting.
+const MAX_BYTES: usize = 32 << 20;
+
+/// Waiting transactions in order of arrival.
+#[derive(Default)]
+pub struct Mempool {
+    txs: BTreeMap<TxId, SignedTx>,
+    order: VecDeque<TxId>,
+    signers: BTreeMap<NodeId, usize>,
+    bytes: usize,
+}
+
+/// A transaction was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum MempoolError {
+    /// It breaks a rule of the ledger now.
+    #[error("{0}")]
+    Invalid(#[from] TxError),
+    /// No room.
+    #[error("too many transactions are waiting; try again after the next block")]
+    Full,
+}
+
+impl Mempool {
+    /// Takes a transaction if it is valid on the current state; false if it was known already.
+    ///
+    /// # Errors
+    /// If it is invalid now, or there is no room.
+    pub fn add(&mut self, state: &State, tx: SignedTx) -> Result<bool, MempoolError> {
+        let id = tx.id();
+        if self.txs.contains_key(&id) {
+            return Ok(false);
+        }
+        if !tx.is_authentic(state.chain()) {
+            return Err(TxError::BadSignature.into());
+        }
+        state.transition(&tx, state.next(0))?;
+        let bytes = codec::encode(&tx).len();
+        let of_signer = self.signers.get(&tx.signer).copied().unwrap_or(0);
+        if self.txs.len() >= MAX_TXS || of_signer >= MAX_PER_SIGNER || self.bytes + bytes > MAX_BYTES {
+            return Err(MempoolError::Full);
+        }
+        self.bytes += bytes;
+        *self.signers.entry(tx.signer).or_default() += 1;
+        self.order.push_back(id);
+        self.txs.insert(id, tx);
+        Ok(true)
+    }
+
+    /// Candidates for a block, oldest first.
+    pub fn candidates(&self) -> Vec<SignedTx> {
+        self.order.iter().filter_map(|id| self.txs.get(id).cloned()).collect()
+    }
+
+    /// Drops what a new block included or made invalid.
+    pub fn prune(&mut self, state: &State, included: &[SignedTx]) {
+        let included: BTreeSet<TxId> = included.iter().map(SignedTx::id).collect();
+        let at = state.next(0);
+        let txs = std::mem::take(self);
+        for id in txs.order {
+            let Some(tx) = txs.txs.get(&id) else { continue };
+            if !included.contains(&id) && state.transition(tx, at).is_ok() {
+                self.bytes += codec::encode(tx).len();
+                *self.signers.entry(tx.signer).or_default() += 1;
+                self.order.push_back(id);
+                self.txs.insert(id, tx.clone());
+            }
+        }
+    }
+
+    /// Number waiting.
+    pub fn len(&self) -> usize {
+        self.txs.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.txs.is_empty()
+    }
+}

@@ -1,0 +1,84 @@
+//! Where other nodes' services are, as they themselves signed it (N2).
+
+use oda_consensus::ids::{ChainId, NodeId};
+use oda_consensus::wire::{PeerRecord, Role, SignedPeerRecord};
+use oda_storage::BlobAddr;
+use std::collections::BTreeMap;
+
+/// Most records kept.
+const MAX_RECORDS: usize = 4096;
+/// A record may be dated this far ahead of our clock, ms.
+const MAX_AHEAD_MS: u64 = 120_000;
+
+/// Newest signed record of every node heard of.
+pub struct PeerBook {
+    chain: ChainId,
+    records: BTreeMap<NodeId, SignedPeerRecord>,
+}
+
+impl PeerBook {
+    /// An empty book.
+    pub fn new(chain: ChainId) -> Self {
+        Self { chain, records: BTreeMap::new() }
+    }
+
+    /// Takes a record if it is authentic and newer than the one known. `None`: refused; else whether it was news.
+    pub fn insert(&mut self, signed: SignedPeerRecord, now_ms: u64) -> Option<bool> {
+        let node = signed.record.node;
+        if signed.record.seq_ms > now_ms.saturating_add(MAX_AHEAD_MS) {
+            return None;
+        }
+        if self.records.get(&node).is_some_and(|r| r.record.seq_ms >= signed.record.seq_ms) {
+            return Some(false);
+        }
+        if !signed.is_authentic(self.chain) {
+            return None;
+        }
+        if self.records.len() >= MAX_RECORDS && !self.records.contains_key(&node) {
+            return Some(false);
+        }
+        self.records.insert(node, signed);
+        Some(true)
+    }
+
+    /// One node's record.
+    pub fn get(&self, node: NodeId) -> Option<&PeerRecord> {
+        self.records.get(&node).map(|r| &r.record)
+    }
+
+    /// All records.
+    pub fn all(&self) -> impl Iterator<Item = &SignedPeerRecord> {
+        self.records.values()
+    }
+
+    /// Blob addresses: the preferred nodes first, then every full node.
+    pub fn providers(&self, preferred: &[NodeId]) -> Vec<BlobAddr> {
+        let first = preferred.iter().filter_map(|n| self.get(*n));
+        let rest = self.records.values().map(|r| &r.record).filter(|r| r.role == Role::Full && !preferred.contains(&r.node));
+        first.chain(rest).filter_map(blob_addr).collect()
+    }
+}
+
+fn blob_addr(record: &PeerRecord) -> Option<BlobAddr> {
+    let sockets: Vec<_> = record.blobs.iter().filter_map(|s| s.parse().ok()).collect();
+    (!sockets.is_empty()).then_some(BlobAddr { node: record.node, sockets })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oda_consensus::keys::NodeKey;
+
+    #[test] // N2: forged, stale and far-future records are refused
+    fn only_newer_authentic_records_count() {
+        let chain = ChainId([1; 32]);
+        let (a, b) = (NodeKey::from_secret(&[1; 32]), NodeKey::from_secret(&[2; 32]));
+        let record = |node, seq_ms| PeerRecord { node, seq_ms, role: Role::Full, blobs: vec!["127.0.0.1:9".into()], p2p: vec![], lightning: None };
+        let mut book = PeerBook::new(chain);
+        assert_eq!(book.insert(SignedPeerRecord::new(record(a.id(), 5), &b, chain), 10), None);
+        assert_eq!(book.insert(SignedPeerRecord::new(record(a.id(), 5), &a, chain), 10), Some(true));
+        assert_eq!(book.insert(SignedPeerRecord::new(record(a.id(), 4), &a, chain), 10), Some(false));
+        assert_eq!(book.insert(SignedPeerRecord::new(record(a.id(), 500_000), &a, chain), 10), None);
+        assert_eq!(book.providers(&[]).len(), 1);
+    }
+}

@@ -1,0 +1,236 @@
+//! The sponsor's side of a full node: its wallet, its channels to trainers, its records, and the model
+//! it brings.
+
+use crate::config::{Config, Sponsor as SponsorConfig};
+use crate::full::{CoreEvent, PaymentInfo};
+use crate::identity::Identity;
+use crate::peers::PeerBook;
+use crate::rpc::WalletInfo;
+use crate::wallet;
+use anyhow::{Context, Result};
+use oda_consensus::codec;
+use oda_consensus::engine::sponsor::{PayPhase, PayRecord, Sponsor};
+use oda_consensus::ids::{ModelId, NodeId, PaymentHash};
+use oda_consensus::manifest::Manifest;
+use oda_consensus::state::State;
+use oda_consensus::tx::{Fund, Tx};
+use oda_consensus::wire::{LightningAddress, Role};
+use oda_lightning::{LnEvent, Wallet};
+use oda_storage::{Blobs, RecordStore, RocksRecords};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Duration, Instant};
+
+/// What the wallet tells the core.
+pub(crate) enum WalletReport {
+    /// A payment settled.
+    Sent { payment_hash: PaymentHash, fee_msat: u64, done: oneshot::Sender<()> },
+    /// A payment failed: the money is back.
+    SendFailed { payment_hash: PaymentHash, done: oneshot::Sender<()> },
+    /// A payment could not be started.
+    NotStarted { payment_hash: PaymentHash, why: String },
+    /// Balances and channels.
+    Info(WalletInfo),
+}
+
+/// Wallet, records and engine of a sponsor.
+pub(crate) struct SponsorHost {
+    pub(crate) engine: Sponsor,
+    me: NodeId,
+    wallet: Arc<Wallet>,
+    lightning: LightningAddress,
+    records: RocksRecords,
+    manifest: Manifest,
+    model: ModelId,
+    config: SponsorConfig,
+    opened: BTreeMap<String, Instant>,
+    events: mpsc::Sender<CoreEvent>,
+    refreshed: Option<Instant>,
+}
+
+const PREFIX: &[u8] = b"pay/";
+const MAX_RECORDS: usize = 1 << 20;
+/// Pause before a channel that is not there yet is opened again.
+const CHANNEL_RETRY: Duration = Duration::from_secs(20);
+
+fn key(record: &PayRecord) -> Vec<u8> {
+    [PREFIX, &record.escrow.0].concat()
+}
+
+impl SponsorHost {
+    pub(crate) async fn start(
+        config: &SponsorConfig,
+        node: &Config,
+        datadir: &Path,
+        identity: &Identity,
+        state: &State,
+        blobs: Arc<Blobs>,
+        events: mpsc::Sender<CoreEvent>,
+    ) -> Result<Self> {
+        anyhow::ensure!(
+            config.per_claim_msat >= 1_000_000,
+            "[sponsor] per_claim_msat = {} is below 1,000,000: an HTLC of that size is not enforceable on chain (P7)",
+            config.per_claim_msat
+        );
+        let path = if config.model.is_absolute() { config.model.clone() } else { datadir.join(&config.model) };
+        let bundle = wallet::blocking(move || oda_ml::model_file::load(&path)).await??;
+        let model = bundle.manifest.id();
+        for blob in bundle.blobs {
+            blobs.add(blob).await.context("storing the model's data")?;
+        }
+        let me = identity.key.id();
+        let records = RocksRecords::open(&datadir.join("payments"), state.chain()).context("opening the payment records")?;
+        let known = records
+            .scan(PREFIX, MAX_RECORDS)?
+            .into_iter()
+            .map(|(_, bytes)| codec::decode(&bytes))
+            .collect::<Result<Vec<PayRecord>, _>>()
+            .context("a payment record is damaged: restore the payments directory from a backup before paying anyone")?;
+        let members = state.genesis().validators.iter().map(|v| v.encryption).collect();
+        let engine = Sponsor::new(me, members, state.group().threshold(), known);
+        let (wallet, lightning) = wallet::start(node, datadir, identity, "oda sponsor").await?;
+        let address = {
+            let wallet = wallet.clone();
+            wallet::blocking(move || wallet.new_address()).await??
+        };
+        tokio::spawn(pump(wallet.clone(), address, events.clone()));
+        Ok(Self {
+            engine,
+            me,
+            wallet,
+            lightning,
+            records,
+            manifest: bundle.manifest,
+            model,
+            config: config.clone(),
+            opened: BTreeMap::new(),
+            events,
+            refreshed: None,
+        })
+    }
+
+    pub(crate) fn lightning_address(&self) -> LightningAddress {
+        self.lightning.clone()
+    }
+
+    /// What the ledger does not say yet: the model, and the promise to fund it.
+    pub(crate) fn due_transactions(&self, state: &State) -> Vec<Tx> {
+        let Some(model) = state.model(self.model) else { return vec![Tx::AddModel(self.manifest.clone())] };
+        let promised = model.sponsors.iter().find(|s| s.sponsor == self.me).map_or(0, |s| s.fund.budget_msat);
+        if promised < self.config.budget_msat {
+            let SponsorConfig { per_claim_msat, budget_msat, .. } = self.config;
+            return vec![Tx::Fund(Fund { model: self.model, per_claim_msat, budget_msat })];
+        }
+        Vec::new()
+    }
+
+    pub(crate) fn persist(&mut self, record: &PayRecord) -> Result<()> {
+        self.records.put(&key(record), &codec::encode(record)).context("writing a payment record")
+    }
+
+    /// Pays in the background; the result comes back as an event.
+    pub(crate) fn pay(&self, bolt11: String, payment_hash: PaymentHash, amount_msat: u64) {
+        let (wallet, events) = (self.wallet.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let result = wallet::blocking(move || wallet.pay(&bolt11, payment_hash, amount_msat)).await;
+            if let Err(why) = result.and_then(|r| r.map_err(Into::into)) {
+                let why = format!("{why:#}");
+                let _ = events.send(CoreEvent::Wallet(WalletReport::NotStarted { payment_hash, why })).await;
+            }
+        });
+    }
+
+    /// Opens a channel to every trainer that has none (R2: a lock needs a way to pay).
+    pub(crate) fn tick(&mut self, book: &PeerBook) {
+        if self.refreshed.is_some_and(|t| t.elapsed() < Duration::from_secs(1)) {
+            return;
+        }
+        self.refreshed = Some(Instant::now());
+        let lites = book.all().map(|r| &r.record).filter(|r| r.role == Role::Lite).filter_map(|r| r.lightning.clone());
+        for peer in lites.collect::<Vec<_>>() {
+            let known = self.opened.len();
+            match self.opened.get(&peer.node_id) {
+                Some(at) if at.elapsed() < CHANNEL_RETRY => continue,
+                None if known >= self.config.max_channels => continue,
+                _ => {}
+            }
+            self.opened.insert(peer.node_id.clone(), Instant::now());
+            let (wallet, sat) = (self.wallet.clone(), self.config.channel_sat);
+            tokio::task::spawn_blocking(move || {
+                if wallet.channels().iter().any(|c| c.counterparty == peer.node_id) {
+                    let _ = wallet.connect(&peer.node_id, &peer.address);
+                    return;
+                }
+                if wallet.onchain_balance_sat() <= sat {
+                    let _ = wallet.sync();
+                }
+                if wallet.onchain_balance_sat() <= sat {
+                    tracing::info!(sat, "waiting for coins to open a channel with");
+                    return;
+                }
+                match wallet.open_channel(&peer.node_id, &peer.address, sat) {
+                    Ok(()) => tracing::info!(trainer = %peer.node_id, sat, "channel opened"),
+                    Err(error) => tracing::info!(%error, "channel not opened yet"),
+                }
+            });
+        }
+    }
+
+    pub(crate) async fn stop(self) {
+        let wallet = self.wallet;
+        let _ = wallet::blocking(move || wallet.stop()).await;
+    }
+}
+
+/// Carries wallet events to the core, one at a time, and balances once a second.
+async fn pump(wallet: Arc<Wallet>, address: String, events: mpsc::Sender<CoreEvent>) {
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            event = wallet.next_event() => {
+                let (done, handled) = oneshot::channel();
+                let report = match event {
+                    LnEvent::Sent { hash, fee_paid_msat, .. } => WalletReport::Sent { payment_hash: hash, fee_msat: fee_paid_msat, done },
+                    LnEvent::SendFailed { hash, .. } => WalletReport::SendFailed { payment_hash: hash, done },
+                    _ => {
+                        let _ = wallet.event_handled();
+                        continue;
+                    }
+                };
+                if events.send(CoreEvent::Wallet(report)).await.is_err() {
+                    return;
+                }
+                if handled.await.is_ok() {
+                    let _ = wallet.event_handled();
+                }
+            }
+            _ = tick.tick() => {
+                let (w, a) = (wallet.clone(), address.clone());
+                let Ok(info) = wallet::blocking(move || wallet::info(&w, &a)).await else { return };
+                if events.send(CoreEvent::Wallet(WalletReport::Info(info))).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+pub(crate) fn payment_info(record: &PayRecord) -> PaymentInfo {
+    let phase = match record.phase {
+        PayPhase::Dealt => "dealt",
+        PayPhase::Paying => "paying",
+        PayPhase::Sent => "sent",
+        PayPhase::Failed => "failed",
+        PayPhase::Closed => "closed",
+    };
+    PaymentInfo {
+        escrow: record.escrow,
+        claim: record.claim,
+        payee: record.payee,
+        amount_msat: record.amount_msat,
+        fee_msat: record.fee_msat,
+        phase: phase.into(),
+    }
+}

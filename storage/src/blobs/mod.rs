@@ -1,0 +1,333 @@
+//! Weights, deltas and data by hash (D1): kept on disk, served to peers, fetched from peers.
+//!
+//! The obvious way, asking a peer for a file and hashing it when it has arrived, lets the peer send
+//! gigabytes of rubbish first. Here every 16 KiB are checked against the hash as they arrive, and the
+//! length comes from the signed record that names the blob, never from the provider: one that states
+//! another is dropped before a byte is stored. What is added or fetched stays until it is unpinned.
+//!
+//! The transport is iroh with relays, address lookup and port mapping off (N2): nothing is dialled but
+//! the sockets in a provider's [`BlobAddr`], and only the holder of its key is spoken to (K1).
+
+mod fetch;
+mod serve;
+
+pub use fetch::{FetchError, ProviderFault};
+
+use crate::blob_addr::{BlobAddr, MAX_SOCKETS};
+use iroh::endpoint::{Endpoint, PortmapperConfig, QuicTransportConfig, RelayMode, VarInt, presets};
+use iroh::protocol::Router;
+use iroh::{EndpointId, SecretKey};
+use iroh_blobs::api::Store;
+use iroh_blobs::api::blobs::BlobStatus;
+use iroh_blobs::store::GcConfig;
+use iroh_blobs::store::fs::FsStore;
+use iroh_blobs::store::fs::options::Options;
+use iroh_blobs::{Hash, HashAndFormat};
+use oda_consensus::ids::{BlobHash, BlobRef, NodeId};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// Bounds on what peers may cost this node, and on how long it waits for them (K3).
+#[derive(Debug, Clone, Copy)]
+pub struct BlobLimits {
+    /// Connections served at once.
+    pub connections_max: usize,
+    /// Connections served at once to one peer, so that no peer takes them all (N1).
+    pub connections_per_peer_max: u32,
+    /// Handshakes in progress at once.
+    pub handshakes_max: usize,
+    /// Transfers served at once, over all connections.
+    pub transfers_max: usize,
+    /// Transfers at once over one connection.
+    pub transfers_per_connection_max: u32,
+    /// Longest time one transfer may be served.
+    pub transfer_ms_max: u64,
+    /// How long a served connection may be without a transfer.
+    pub idle_ms_max: u64,
+    /// Fetches at once.
+    pub fetches_max: usize,
+    /// Providers tried for one fetch.
+    pub providers_max: usize,
+    /// How long a provider may take to answer the handshake.
+    pub connect_ms_max: u64,
+    /// How long a provider may be silent during a transfer.
+    pub silence_ms_max: u64,
+    /// Slowest average a provider may send at, beyond one `silence_ms_max` of grace.
+    pub rate_min_bytes_per_s: u64,
+    /// How often blobs that nothing pins are removed, leftovers of broken fetches among them.
+    pub collect_every_ms: u64,
+}
+
+impl Default for BlobLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 64,
+            connections_per_peer_max: 8,
+            handshakes_max: 32,
+            transfers_max: 128,
+            transfers_per_connection_max: 16,
+            transfer_ms_max: 1_800_000,
+            idle_ms_max: 60_000,
+            fetches_max: 8,
+            providers_max: 32,
+            connect_ms_max: 10_000,
+            silence_ms_max: 20_000,
+            rate_min_bytes_per_s: 32 << 10,
+            collect_every_ms: 600_000,
+        }
+    }
+}
+
+/// Why the blob store refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// The directory could not be opened.
+    #[error(
+        "opening the blobs in {dir} failed: {reason}; if another process uses it, stop that one or choose another --datadir"
+    )]
+    Open {
+        /// The directory.
+        dir: PathBuf,
+        /// What the store said.
+        reason: String,
+    },
+    /// The socket could not be bound.
+    #[error("cannot listen for blobs on {socket} (UDP): {reason}; choose a free port")]
+    Listen {
+        /// The socket asked for.
+        socket: SocketAddr,
+        /// What the system said.
+        reason: String,
+    },
+    /// The blob is not here, or not all of it.
+    #[error("blob {hash} is not here: fetch it first")]
+    Missing {
+        /// The blob.
+        hash: BlobHash,
+    },
+    /// The blob is here, but its reference states another length.
+    #[error("blob {} has {found} bytes, but its reference says {}: the reference is wrong", .blob.hash, .blob.len)]
+    WrongLength {
+        /// The reference.
+        blob: BlobRef,
+        /// The length of the blob.
+        found: u64,
+    },
+    /// The bytes on disk are not those of the hash.
+    #[error("blob {hash} is damaged on disk: remove the blobs directory, it is fetched again")]
+    Damaged {
+        /// The blob.
+        hash: BlobHash,
+    },
+    /// The store failed: disk full, permissions, or it is shut down.
+    #[error("{doing} failed in the blob store: {reason}; check free space and permissions")]
+    Store {
+        /// What was being done.
+        doing: &'static str,
+        /// What the store said.
+        reason: String,
+    },
+}
+
+/// Maps any error of the store.
+fn failed<E: std::fmt::Display>(doing: &'static str) -> impl FnOnce(E) -> BlobError {
+    move |e| BlobError::Store { doing, reason: e.to_string() }
+}
+
+/// Blobs of this node, on disk and on the network. Cloning gives another handle.
+#[derive(Debug, Clone)]
+pub struct Blobs {
+    store: Store,
+    router: Router,
+    listen: SocketAddr,
+    limits: BlobLimits,
+    fetch_slots: Arc<Semaphore>,
+    /// One fetch per hash at a time; ended ones are dropped at the next.
+    flights: Arc<Mutex<BTreeMap<BlobHash, Weak<tokio::sync::Mutex<()>>>>>,
+}
+
+impl Blobs {
+    /// Opens or creates the blobs in `dir` and serves them on `listen` (UDP) under the node's key.
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`BlobError::Open`], [`BlobError::Listen`].
+    pub async fn open(dir: &Path, secret: &[u8; 32], listen: SocketAddr) -> Result<Self, BlobError> {
+        Self::open_with(dir, secret, listen, BlobLimits::default()).await
+    }
+
+    /// [`Blobs::open`] with other limits.
+    ///
+    /// # Errors
+    /// As [`Blobs::open`].
+    pub async fn open_with(
+        dir: &Path,
+        secret: &[u8; 32],
+        listen: SocketAddr,
+        limits: BlobLimits,
+    ) -> Result<Self, BlobError> {
+        let open = |reason: String| BlobError::Open { dir: dir.into(), reason };
+        std::fs::create_dir_all(dir).map_err(|e| open(e.to_string()))?;
+        let mut options = Options::new(dir);
+        options.gc =
+            Some(GcConfig { interval: Duration::from_millis(limits.collect_every_ms.max(1)), add_protected: None });
+        let files = FsStore::load_with_opts(dir.join("blobs.db"), options).await.map_err(|e| open(format!("{e:#}")))?;
+        let store = Store::from(files);
+        match bind(secret, listen, limits).await {
+            Ok(endpoint) => {
+                let server = serve::Server::new(store.clone(), limits);
+                let router = Router::builder(endpoint)
+                    .incoming_filter(serve::address_check())
+                    .accept(iroh_blobs::ALPN, server)
+                    .spawn();
+                let fetch_slots = Arc::new(Semaphore::new(limits.fetches_max));
+                Ok(Self { store, router, listen, limits, fetch_slots, flights: Arc::default() })
+            }
+            Err(error) => {
+                // Give the directory free again: the caller may try another port.
+                if let Err(e) = store.shutdown().await {
+                    tracing::debug!("closing the blob store after a failed start: {e}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Name of this node: the public key of its secret (K1).
+    pub fn node(&self) -> NodeId {
+        NodeId(*self.router.endpoint().id().as_bytes())
+    }
+
+    /// Where this node serves blobs, for its signed peer record. Listening on an unspecified address
+    /// lists those of all interfaces.
+    pub fn addr(&self) -> BlobAddr {
+        let endpoint = self.router.endpoint();
+        let sockets: Vec<SocketAddr> = if self.listen.ip().is_unspecified() {
+            endpoint.addr().ip_addrs().copied().take(MAX_SOCKETS).collect()
+        } else {
+            endpoint.bound_sockets().into_iter().take(MAX_SOCKETS).collect()
+        };
+        BlobAddr { node: self.node(), sockets }
+    }
+
+    /// Keeps these bytes and pins them; they are on disk when this returns (P6).
+    ///
+    /// # Errors
+    /// [`BlobError::Store`].
+    pub async fn add(&self, bytes: impl Into<bytes::Bytes>) -> Result<BlobRef, BlobError> {
+        let bytes = bytes.into();
+        let blob = BlobRef::of(&bytes);
+        let added = self
+            .store
+            .blobs()
+            .add_bytes(bytes)
+            .with_named_tag(tag(blob.hash))
+            .await
+            .map_err(failed("adding a blob"))?;
+        if *added.hash.as_bytes() != blob.hash.0 {
+            return Err(BlobError::Damaged { hash: blob.hash });
+        }
+        self.sync().await?;
+        Ok(blob)
+    }
+
+    /// Whether the whole blob is here with the length its reference states.
+    ///
+    /// # Errors
+    /// [`BlobError::Store`].
+    pub async fn has(&self, blob: &BlobRef) -> Result<bool, BlobError> {
+        Ok(self.complete_len(blob.hash).await? == Some(blob.len))
+    }
+
+    /// The bytes of a blob that is here, checked against reference and hash once more (D1).
+    ///
+    /// # Errors
+    /// [`BlobError::Missing`], [`BlobError::WrongLength`], [`BlobError::Damaged`], [`BlobError::Store`].
+    pub async fn get(&self, blob: &BlobRef) -> Result<Vec<u8>, BlobError> {
+        match self.complete_len(blob.hash).await? {
+            None => return Err(BlobError::Missing { hash: blob.hash }),
+            Some(found) if found != blob.len => return Err(BlobError::WrongLength { blob: *blob, found }),
+            Some(_) => {}
+        }
+        let bytes = self.store.blobs().get_bytes(to_iroh(blob.hash)).await.map_err(failed("reading a blob"))?;
+        if BlobRef::of(&bytes) != *blob {
+            return Err(BlobError::Damaged { hash: blob.hash });
+        }
+        Ok(bytes.into())
+    }
+
+    /// No longer keeps a blob; its space is freed at the next collection.
+    ///
+    /// # Errors
+    /// [`BlobError::Store`].
+    pub async fn unpin(&self, hash: BlobHash) -> Result<(), BlobError> {
+        self.store.tags().delete(tag(hash)).await.map_err(failed("unpinning a blob"))?;
+        Ok(())
+    }
+
+    /// Stops serving, ends transfers and closes the directory.
+    ///
+    /// # Errors
+    /// [`BlobError::Store`].
+    pub async fn shutdown(&self) -> Result<(), BlobError> {
+        self.router.shutdown().await.map_err(failed("closing the endpoint"))?;
+        self.store.shutdown().await.map_err(failed("closing the directory"))
+    }
+
+    async fn pin(&self, hash: BlobHash) -> Result<(), BlobError> {
+        let content = HashAndFormat::raw(to_iroh(hash));
+        self.store.tags().set(tag(hash), content).await.map_err(failed("pinning a blob"))?;
+        self.sync().await
+    }
+
+    async fn sync(&self) -> Result<(), BlobError> {
+        self.store.sync_db().await.map_err(failed("syncing the directory"))
+    }
+
+    async fn complete_len(&self, hash: BlobHash) -> Result<Option<u64>, BlobError> {
+        match self.store.blobs().status(to_iroh(hash)).await.map_err(failed("looking up a blob"))? {
+            BlobStatus::Complete { size } => Ok(Some(size)),
+            BlobStatus::Partial { .. } | BlobStatus::NotFound => Ok(None),
+        }
+    }
+}
+
+fn to_iroh(hash: BlobHash) -> Hash {
+    Hash::from_bytes(hash.0)
+}
+
+/// The name under which the store keeps a pinned blob.
+fn tag(hash: BlobHash) -> String {
+    format!("pin-{hash}")
+}
+
+/// An endpoint that speaks to nobody but the sockets it is given (N2).
+async fn bind(secret: &[u8; 32], listen: SocketAddr, limits: BlobLimits) -> Result<Endpoint, BlobError> {
+    let transport = QuicTransportConfig::builder()
+        .max_concurrent_bidi_streams(VarInt::from_u32(limits.transfers_per_connection_max))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .receive_window(VarInt::from_u32(8 << 20))
+        .send_window(4 << 20)
+        .build();
+    let unusable = |reason: String| BlobError::Listen { socket: listen, reason };
+    Endpoint::builder(presets::Minimal)
+        .secret_key(SecretKey::from_bytes(secret))
+        .relay_mode(RelayMode::Disabled)
+        .clear_address_lookup()
+        .portmapper_config(PortmapperConfig::Disabled)
+        .transport_config(transport)
+        .clear_ip_transports()
+        .bind_addr(listen)
+        .map_err(|e| unusable(e.to_string()))?
+        .bind()
+        .await
+        .map_err(|e| unusable(format!("{e:#}")))
+}
+
+fn endpoint_id(node: NodeId) -> Option<EndpointId> {
+    EndpointId::from_bytes(&node.0).ok()
+}

@@ -1,0 +1,149 @@
+//! The ledger store: blocks, the state they lead to, and the write-ahead log of the height in progress.
+//!
+//! Writing a block, then its effects, then the new tip is how a ledger comes to hold half a block
+//! after a crash. Here one block is one atomic synced write (D3): the block with its certificate,
+//! every state entry it changes, the tip, and the removal of the write-ahead log of the heights it
+//! decides. What the bytes mean is the state machine's business (L2): the store sees only heights,
+//! hashes and keys, so it can be replaced by one in memory, or by one that fails on purpose.
+
+mod faulty;
+mod memory;
+#[cfg(feature = "rocksdb")]
+mod rocks;
+
+pub use faulty::{Fault, FaultyLedger};
+pub use memory::MemoryLedger;
+#[cfg(feature = "rocksdb")]
+pub use rocks::RocksLedger;
+
+use crate::error::StoreError;
+use crate::records::{RecordStore, Visitor};
+use oda_consensus::ids::BlockHash;
+
+/// Largest block with its certificate, in bytes (K3).
+pub const MAX_BLOCK_BYTES: usize = 4 << 20;
+/// Largest write-ahead entry, in bytes (K3).
+pub const MAX_WAL_ENTRY_BYTES: usize = 6 << 20;
+/// Most write-ahead entries of one height (K3).
+pub const MAX_WAL_ENTRIES: u32 = 1 << 16;
+/// Blocks whose links are verified on every open (D3).
+pub const VERIFIED_ON_OPEN_BLOCKS: u64 = 128;
+
+/// A block as the store keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockRecord {
+    /// Height; the first block may have height 0 or 1, each later one follows the tip.
+    pub height: u64,
+    /// Hash of the block's header.
+    pub hash: BlockHash,
+    /// Hash of the block before it; of the first block, whatever the chain starts from.
+    pub prev: BlockHash,
+    /// Block and certificate, opaque here.
+    pub bytes: Vec<u8>,
+}
+
+/// One change of a state entry or private record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryChange {
+    /// The key.
+    pub key: Vec<u8>,
+    /// The new value, or `None` to remove the entry.
+    pub value: Option<Vec<u8>>,
+}
+
+impl EntryChange {
+    /// Writes `value` under `key`.
+    pub fn put(key: &[u8], value: &[u8]) -> Self {
+        Self { key: key.to_vec(), value: Some(value.to_vec()) }
+    }
+
+    /// Removes `key`.
+    pub fn delete(key: &[u8]) -> Self {
+        Self { key: key.to_vec(), value: None }
+    }
+}
+
+/// The durable ledger of a full node; its [`RecordStore`] part holds the node's private records.
+pub trait LedgerStore: RecordStore {
+    /// Adds the next block: one atomic synced write of the block, its entry changes, the tip, and
+    /// the removal of the write-ahead log of heights up to the block's (D3).
+    ///
+    /// # Errors
+    /// [`StoreError::NotNext`] unless `height` is the tip's plus one and `prev` the tip's hash;
+    /// [`StoreError::TooLarge`]; or the database's. On any error the tip is unchanged in this
+    /// process; after a database error open the ledger again before going on.
+    fn append(&mut self, block: &BlockRecord, changes: &[EntryChange]) -> Result<(), StoreError>;
+
+    /// Height and hash of the last block.
+    fn tip(&self) -> Option<(u64, BlockHash)>;
+
+    /// Block and certificate of a height.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if its bytes are not those written; or the database's.
+    fn block(&self, height: u64) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Height of the block with this hash.
+    ///
+    /// # Errors
+    /// The database's.
+    fn height_of(&self, hash: BlockHash) -> Result<Option<u64>, StoreError>;
+
+    /// One state entry.
+    ///
+    /// # Errors
+    /// The database's.
+    fn entry(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Shows every state entry in key order, holding one at a time.
+    ///
+    /// # Errors
+    /// The database's.
+    fn entries(&self, visitor: &mut Visitor<'_>) -> Result<(), StoreError>;
+
+    /// Adds to the write-ahead log of a height in progress; synced (L1: persist, then sign, then send).
+    ///
+    /// # Errors
+    /// [`StoreError::AlreadyDecided`] for a height up to the tip's, [`StoreError::TooLarge`], or the database's.
+    fn wal_append(&mut self, height: u64, entry: &[u8]) -> Result<(), StoreError>;
+
+    /// The write-ahead log of a height, in the order it was written.
+    ///
+    /// # Errors
+    /// The database's.
+    fn wal(&self, height: u64) -> Result<Vec<Vec<u8>>, StoreError>;
+}
+
+/// Whether a block may follow the tip.
+fn check_next(tip: Option<(u64, BlockHash)>, block: &BlockRecord) -> Result<(), StoreError> {
+    let follows = match tip {
+        None => block.height <= 1,
+        Some((height, hash)) => height.checked_add(1) == Some(block.height) && block.prev == hash,
+    };
+    if !follows {
+        let tip = tip.map_or("of an empty ledger".to_owned(), |(height, hash)| format!("{height} ({hash})"));
+        return Err(StoreError::NotNext { height: block.height, prev: block.prev, tip });
+    }
+    if block.bytes.len() > MAX_BLOCK_BYTES {
+        let (len, max) = (block.bytes.len() as u64, MAX_BLOCK_BYTES as u64);
+        return Err(StoreError::TooLarge { what: "bytes of a block", len, max });
+    }
+    Ok(())
+}
+
+/// Whether a write-ahead entry is welcome.
+fn check_wal(tip: Option<(u64, BlockHash)>, height: u64, entry: &[u8]) -> Result<(), StoreError> {
+    if let Some((tip, _)) = tip.filter(|(tip, _)| height <= *tip) {
+        return Err(StoreError::AlreadyDecided { height, tip });
+    }
+    if entry.len() > MAX_WAL_ENTRY_BYTES {
+        let (len, max) = (entry.len() as u64, MAX_WAL_ENTRY_BYTES as u64);
+        return Err(StoreError::TooLarge { what: "bytes of a write-ahead entry", len, max });
+    }
+    Ok(())
+}
+
+fn too_many_wal_entries() -> StoreError {
+    let max = u64::from(MAX_WAL_ENTRIES);
+    StoreError::TooLarge { what: "write-ahead entries of one height", len: max + 1, max }
+}

@@ -1,0 +1,302 @@
+//! The ledger of a full node on disk.
+//!
+//! | family    | key                                        | value                                          |
+//! |-----------|--------------------------------------------|------------------------------------------------|
+//! | `meta`    | `schema`, `owner`                          | whose directory this is                        |
+//! | `meta`    | `tip`                                      | height and hash of the last block              |
+//! | `blocks`  | height, 8 bytes big-endian                 | height, hash, previous hash, checksum, bytes   |
+//! | `hashes`  | block hash                                 | height                                         |
+//! | `entries` | the state machine's key                    | the state machine's value                      |
+//! | `wal`     | height and number, 8 + 4 bytes big-endian  | one write-ahead entry                          |
+//! | `private` | the role engine's key                      | the role engine's value                        |
+//!
+//! Everything the store itself encodes goes through the codec (K2). Big-endian keys make RocksDB's
+//! byte order the order of heights.
+
+use super::{
+    BlockRecord, EntryChange, LedgerStore, MAX_BLOCK_BYTES, MAX_WAL_ENTRIES, VERIFIED_ON_OPEN_BLOCKS, check_next,
+    check_wal, too_many_wal_entries,
+};
+use crate::error::StoreError;
+use crate::records::{RecordStore, Visitor, check_changes};
+use crate::rocks::{Access, Database, Kind};
+use oda_consensus::codec;
+use oda_consensus::ids::{BlockHash, ChainId, Digest};
+use oda_consensus::record;
+use rocksdb::WriteBatch;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+#[derive(bincode::Encode, bincode::Decode)]
+struct Tip {
+    height: u64,
+    hash: BlockHash,
+}
+record!(Tip, b"ltip", 64);
+
+#[derive(bincode::Encode, bincode::Decode)]
+struct Height(u64);
+record!(Height, b"lhgt", 16);
+
+#[derive(bincode::Encode, bincode::Decode)]
+struct StoredBlock {
+    height: u64,
+    hash: BlockHash,
+    prev: BlockHash,
+    checksum: Digest,
+    bytes: Vec<u8>,
+}
+record!(StoredBlock, b"lblk", MAX_BLOCK_BYTES + 256);
+
+impl StoredBlock {
+    fn new(block: &BlockRecord) -> Self {
+        let checksum = checksum(block.height, block.hash, block.prev, &block.bytes);
+        Self { height: block.height, hash: block.hash, prev: block.prev, checksum, bytes: block.bytes.clone() }
+    }
+}
+
+fn checksum(height: u64, hash: BlockHash, prev: BlockHash, bytes: &[u8]) -> Digest {
+    let mut h = blake3::Hasher::new_derive_key("oda 2026 stored block");
+    h.update(&height.to_be_bytes());
+    h.update(&hash.0);
+    h.update(&prev.0);
+    h.update(bytes);
+    Digest(*h.finalize().as_bytes())
+}
+
+fn wal_key(height: u64, number: u32) -> Vec<u8> {
+    let mut key = height.to_be_bytes().to_vec();
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// The ledger of a full node in a RocksDB directory.
+#[derive(Debug)]
+pub struct RocksLedger {
+    db: Database,
+    tip: Option<(u64, BlockHash)>,
+}
+
+impl RocksLedger {
+    /// Opens or creates the ledger of this network in `dir`, and verifies the links of its last
+    /// [`VERIFIED_ON_OPEN_BLOCKS`] blocks (D3).
+    ///
+    /// # Errors
+    /// [`StoreError::WrongChain`], [`StoreError::NewerSchema`], [`StoreError::WrongKind`],
+    /// [`StoreError::Locked`], [`StoreError::Corrupt`] at the first break, or the database's.
+    pub fn open(dir: &Path, chain: ChainId) -> Result<Self, StoreError> {
+        let ledger = Self::open_unverified(dir, chain, Access::Write)?;
+        if let Some((height, _)) = ledger.tip {
+            ledger.verify_from(height.saturating_sub(VERIFIED_ON_OPEN_BLOCKS.saturating_sub(1)))?;
+        }
+        Ok(ledger)
+    }
+
+    /// Opens for reading only and verifies nothing: for `oda ledger verify` on a damaged ledger, or
+    /// on one a running node has open. It shows the moment of opening.
+    ///
+    /// # Errors
+    /// As [`RocksLedger::open`], but never [`StoreError::Corrupt`] for a broken link.
+    pub fn open_read_only(dir: &Path, chain: ChainId) -> Result<Self, StoreError> {
+        Self::open_unverified(dir, chain, Access::Read)
+    }
+
+    /// Drops blocks, entries and tip, so that the blocks can be fetched again, and keeps what no peer
+    /// can give back: private records, and the write-ahead log of votes already sent (P6, L1).
+    /// For `oda ledger repair`. Interrupted, it can simply be run again.
+    ///
+    /// # Errors
+    /// As [`RocksLedger::open`], but never [`StoreError::Corrupt`].
+    pub fn clear_chain(dir: &Path, chain: ChainId) -> Result<(), StoreError> {
+        let ledger = Self::open_unverified(dir, chain, Access::Write)?;
+        for family in ["blocks", "hashes", "entries"] {
+            loop {
+                let mut batch = WriteBatch::default();
+                // The tip goes with the first batch: half a chain must never look whole.
+                batch.delete_cf(ledger.db.family("meta")?, b"tip");
+                let column = ledger.db.family(family)?;
+                let mut keys = 0_u32;
+                ledger.db.visit(family, b"", &mut |key, _| {
+                    batch.delete_cf(column, key);
+                    keys = keys.saturating_add(1);
+                    if keys < 10_000 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                })?;
+                ledger.db.commit(batch)?;
+                if keys == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn open_unverified(dir: &Path, chain: ChainId, access: Access) -> Result<Self, StoreError> {
+        let db = Database::open(dir, chain, Kind::Ledger, access)?;
+        let tip = match db.get("meta", b"tip")? {
+            None => None,
+            Some(bytes) => {
+                let corrupt = |e: codec::CodecError| StoreError::Corrupt {
+                    dir: dir.into(),
+                    height: 0,
+                    reason: format!("the tip is not readable: {e}"),
+                };
+                let tip: Tip = codec::decode(&bytes).map_err(corrupt)?;
+                Some((tip.height, tip.hash))
+            }
+        };
+        Ok(Self { db, tip })
+    }
+
+    /// Verifies checksum and link of every block up to the tip, and returns how many there are.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] at the first block that does not hold, or the database's.
+    pub fn verify_links(&self) -> Result<u64, StoreError> {
+        self.verify_from(0)
+    }
+
+    /// Verifies the blocks from `first` to the tip, the link of the first of them included.
+    fn verify_from(&self, first: u64) -> Result<u64, StoreError> {
+        let Some((tip, tip_hash)) = self.tip else { return Ok(0) };
+        let mut before: Option<BlockHash> = match first.checked_sub(1) {
+            Some(height) => self.stored(height)?.map(|block| block.hash),
+            None => None,
+        };
+        let mut count = 0_u64;
+        for height in first..=tip {
+            let Some(block) = self.stored(height)? else {
+                if height == 0 && tip > 0 {
+                    continue; // the first block may have height 1
+                }
+                return Err(self.corrupt(height, "the block is missing"));
+            };
+            // A first block of height 1 follows no stored block, unless the index knows its parent.
+            if before.is_none() && height > 0 && (height > 1 || self.height_of(block.prev)?.is_some()) {
+                return Err(self.corrupt(height.saturating_sub(1), "the block is missing"));
+            }
+            if before.is_some_and(|hash| hash != block.prev) {
+                return Err(self.corrupt(height, "its previous hash is not that of the block before"));
+            }
+            if self.height_of(block.hash)? != Some(height) {
+                return Err(self.corrupt(height, "the index by hash does not lead to it"));
+            }
+            before = Some(block.hash);
+            count = count.saturating_add(1);
+        }
+        if before != Some(tip_hash) {
+            return Err(self.corrupt(tip, "the last block is not the tip"));
+        }
+        let beyond = self.db.last("blocks", b"")?.filter(|key| key.as_slice() > tip.to_be_bytes().as_slice());
+        if beyond.is_some() {
+            return Err(self.corrupt(tip.saturating_add(1), "there is a block beyond the tip"));
+        }
+        Ok(count)
+    }
+
+    fn corrupt(&self, height: u64, reason: impl ToString) -> StoreError {
+        StoreError::Corrupt { dir: self.db.dir().into(), height, reason: reason.to_string() }
+    }
+
+    fn stored(&self, height: u64) -> Result<Option<StoredBlock>, StoreError> {
+        let Some(bytes) = self.db.get("blocks", &height.to_be_bytes())? else { return Ok(None) };
+        let block: StoredBlock = codec::decode(&bytes).map_err(|e| self.corrupt(height, e))?;
+        if block.height != height {
+            return Err(self.corrupt(height, format!("it holds the block of height {}", block.height)));
+        }
+        if block.checksum != checksum(height, block.hash, block.prev, &block.bytes) {
+            return Err(self.corrupt(height, "its bytes are not those that were written"));
+        }
+        Ok(Some(block))
+    }
+}
+
+impl RecordStore for RocksLedger {
+    fn apply(&mut self, changes: &[EntryChange]) -> Result<(), StoreError> {
+        check_changes(changes)?;
+        let mut batch = WriteBatch::default();
+        self.db.add_changes(&mut batch, "private", changes)?;
+        self.db.commit(batch)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.db.get("private", key)
+    }
+
+    fn visit(&self, prefix: &[u8], visitor: &mut Visitor<'_>) -> Result<(), StoreError> {
+        self.db.visit("private", prefix, visitor)
+    }
+}
+
+impl LedgerStore for RocksLedger {
+    fn append(&mut self, block: &BlockRecord, changes: &[EntryChange]) -> Result<(), StoreError> {
+        check_next(self.tip, block)?;
+        check_changes(changes)?;
+        let mut batch = WriteBatch::default();
+        let key = block.height.to_be_bytes();
+        batch.put_cf(self.db.family("blocks")?, key, codec::encode(&StoredBlock::new(block)));
+        batch.put_cf(self.db.family("hashes")?, block.hash.0, codec::encode(&Height(block.height)));
+        self.db.add_changes(&mut batch, "entries", changes)?;
+        let tip = Tip { height: block.height, hash: block.hash };
+        batch.put_cf(self.db.family("meta")?, b"tip", codec::encode(&tip));
+        let wal = self.db.family("wal")?;
+        self.db.visit("wal", b"", &mut |entry, _| {
+            if entry.get(..8).is_none_or(|height| height > key.as_slice()) {
+                return ControlFlow::Break(());
+            }
+            batch.delete_cf(wal, entry);
+            ControlFlow::Continue(())
+        })?;
+        self.db.commit(batch)?; // D3: all of it, or nothing
+        self.tip = Some((block.height, block.hash));
+        Ok(())
+    }
+
+    fn tip(&self) -> Option<(u64, BlockHash)> {
+        self.tip
+    }
+
+    fn block(&self, height: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.stored(height)?.map(|block| block.bytes))
+    }
+
+    fn height_of(&self, hash: BlockHash) -> Result<Option<u64>, StoreError> {
+        let Some(bytes) = self.db.get("hashes", &hash.0)? else { return Ok(None) };
+        let Height(height) = codec::decode(&bytes).map_err(|e| self.db.error("reading the index by hash", e))?;
+        Ok(Some(height))
+    }
+
+    fn entry(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.db.get("entries", key)
+    }
+
+    fn entries(&self, visitor: &mut Visitor<'_>) -> Result<(), StoreError> {
+        self.db.visit("entries", b"", visitor)
+    }
+
+    fn wal_append(&mut self, height: u64, entry: &[u8]) -> Result<(), StoreError> {
+        check_wal(self.tip, height, entry)?;
+        let number = match self.db.last("wal", &height.to_be_bytes())? {
+            None => 0,
+            Some(key) => {
+                let last: Option<[u8; 4]> = key.get(8..).and_then(|number| number.try_into().ok());
+                let last = last.ok_or_else(|| self.db.error("reading the write-ahead log", "a key is not 12 bytes"))?;
+                u32::from_be_bytes(last).saturating_add(1)
+            }
+        };
+        if number >= MAX_WAL_ENTRIES {
+            return Err(too_many_wal_entries());
+        }
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.db.family("wal")?, wal_key(height, number), entry);
+        self.db.commit(batch)
+    }
+
+    fn wal(&self, height: u64) -> Result<Vec<Vec<u8>>, StoreError> {
+        let mut log = Vec::new();
+        self.db.visit("wal", &height.to_be_bytes(), &mut |_, entry| {
+            log.push(entry.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        Ok(log)
+    }
+}
