@@ -1,1 +1,35 @@
-//! lightning
+//! Bitcoin and Lightning: the wallet that holds and pays hold invoices, and a regtest chain to run it on.
+//!
+//! Why not use ldk-node directly: its invoices leave a payee three blocks to claim, its claim and fail
+//! report success for payments that are long gone, a forgotten payment expires without an event, and
+//! nothing stops two processes from opening one wallet. `Wallet` closes each of these holes in one
+//! place, and no LDK type leaves this crate. Why a chain of our own: the first run of a network must not
+//! need a bitcoind, and a test must be able to mine a thousand blocks in a second.
+//!
+//! * `wallet` (feature `ldk`): `Wallet`, hold invoices, payments, acknowledged events.
+//! * `chain` (feature `chain`): `ChainServer`, the embedded regtest chain.
+//! * `bitcoind` (feature `chain`): a real bitcoind as a child process.
+//! * `driver` (feature `chain`): mining and funding on either of the two.
+//! * `rpc`: the JSON-RPC client all of them share.
+//!
+//! With no feature the crate is empty: whoever simulates money needs none of it.
+
+#[cfg(feature = "chain")]
+pub mod bitcoind;
+#[cfg(feature = "chain")]
+pub mod chain;
+#[cfg(feature = "chain")]
+pub mod driver;
+#[cfg(any(feature = "ldk", feature = "chain"))]
+pub mod rpc;
+#[cfg(feature = "ldk")]
+pub mod wallet;
+
+#[cfg(feature = "chain")]
+pub use driver::RegtestDriver;
+#[cfg(any(feature = "ldk", feature = "chain"))]
+pub use rpc::RpcEndpoint;
+#[cfg(feature = "ldk")]
+pub use wallet::{
+    ChannelInfo, Direction, HeldPayment, LightningError, LnEvent, PaymentState, PaymentStatus, Wallet, WalletConfig,
+};

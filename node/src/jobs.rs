@@ -9,9 +9,12 @@ use oda_consensus::engine::validator::{JudgeJob, Judged};
 use oda_consensus::ids::{BlobRef, ClaimId, ModelId, NodeId};
 use oda_consensus::manifest::Manifest;
 use oda_consensus::score::{Measurement, Refusal};
-use oda_ml::torch::TorchBackend;
-use oda_ml::{Dataset, ModelData, RoundSeeds, TrainProgress, cheat, judge};
+use oda_ml::cheat::{self, Cheat};
+use oda_ml::judge::{self, Round, Submitted};
+use oda_ml::torch::Torch;
+use oda_ml::{Backend as _, Dataset, ModelData, delta, weights};
 use oda_storage::{BlobAddr, Blobs};
+use rand_core::RngCore as _;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, mpsc};
@@ -133,4 +136,100 @@ fn fetch_progress(reporter: Arc<Reporter>, what: &'static str, total: u64) -> mp
         }
     });
     tx
+}
+
+/// Replays a round: fetches what is missing, measures, keeps the candidate head.
+///
+/// # Errors
+/// If head or data cannot be had or do not fit; never because of a delta.
+pub async fn replay(input: ReplayInput) -> Result<Judged> {
+    let ReplayInput { job, blobs, providers } = input;
+    let data = model_data(job.model, &job.manifest, &blobs, &providers, None).await?;
+    let parent = obtain(&blobs, job.parent, &providers, DATA_TIMEOUT, None).await.context("fetching the head")?;
+    let mut claims: Vec<(ClaimId, NodeId, Submitted)> = Vec::new();
+    for (claim, trainer, delta) in &job.claims {
+        let submitted = match delta {
+            None => Submitted::NotRevealed,
+            Some(blob) if blob.len > job.manifest.judging.max_delta_bytes => Submitted::Refused(Refusal::Oversize),
+            Some(blob) => match obtain(&blobs, *blob, &providers, DELTA_TIMEOUT, None).await {
+                Ok(bytes) => Submitted::Bytes(bytes),
+                Err(error) => {
+                    tracing::info!(claim = %claim.short(), error = format!("{error:#}"), "delta not served");
+                    Submitted::Refused(Refusal::NotServed)
+                }
+            },
+        };
+        claims.push((*claim, *trainer, submitted));
+    }
+    claims.sort_by_key(|(claim, ..)| *claim);
+    let (model, round, sealed) = (job.model, job.round, job.sealed);
+    let (names, submitted): (Vec<_>, Vec<_>) = claims.into_iter().map(|(claim, trainer, s)| ((claim, trainer), (trainer, s))).unzip();
+    let result = tokio::task::spawn_blocking(move || {
+        let r = Round { manifest: &job.manifest, model, round, start: job.start, sealed, parent: &parent, data: &data };
+        judge::replay(&Torch, &r, &submitted)
+    })
+    .await??;
+    if let Some(candidate) = result.candidate {
+        blobs.add(candidate).await.context("keeping the new head")?;
+    }
+    let measured = names.into_iter().zip(result.measured).map(|((claim, trainer), m): (_, Measurement)| (claim, trainer, m)).collect();
+    Ok(Judged { model, round, sealed, measured, head: result.head })
+}
+
+/// Trains for a round and stores the compressed delta; its reference, and the gain on the own shard.
+///
+/// # Errors
+/// If head or data cannot be had, or training fails.
+pub async fn train(
+    job: TrainJob,
+    me: NodeId,
+    options: TrainerOptions,
+    blobs: Arc<Blobs>,
+    providers: Vec<BlobAddr>,
+    reporter: Arc<Reporter>,
+) -> Result<(BlobRef, i64)> {
+    let data = model_data(job.model, &job.manifest, &blobs, &providers, Some(&reporter)).await?;
+    let progress = fetch_progress(reporter.clone(), "head", job.head.len);
+    let head = obtain(&blobs, job.head, &providers, DATA_TIMEOUT, Some(progress)).await.context("fetching the head")?;
+    let (bytes, gain) = tokio::task::spawn_blocking(move || work(&job, me, &options, &data, &head, &reporter)).await??;
+    Ok((blobs.add(bytes).await.context("storing the delta")?, gain))
+}
+
+/// The training itself; blocks.
+fn work(job: &TrainJob, me: NodeId, options: &TrainerOptions, data: &ModelData, head: &[u8], reporter: &Reporter) -> Result<(Vec<u8>, i64)> {
+    let (m, t) = (&job.manifest, &job.manifest.training);
+    oda_ml::torch::set_threads(options.threads.max(1));
+    let head = weights::from_bytes(m, head)?;
+    let mut seed = [0; 32];
+    rand_core::OsRng.fill_bytes(&mut seed);
+    let own = judge::shard(m, job.model, job.round, job.start, me);
+    let (mut shard, mut steps, mut sign) = (own.clone(), t.inner_steps, 1.0);
+    if options.cheat {
+        let cheat = Cheat::of_round(job.round);
+        tracing::info!(?cheat, round = job.round, "cheating");
+        if let Some(bytes) = cheat::malformed(cheat, m) {
+            return Ok((bytes, 1_000_000));
+        }
+        match cheat {
+            Cheat::Random => return Ok((delta::encode(&cheat::random(head.len(), 0.02, seed), t), 1_000_000)),
+            Cheat::Poison => sign = -1.0,
+            Cheat::Lazy => steps = 1,
+            _ => shard = judge::shard(m, job.model, job.round, job.start, NodeId(seed)),
+        }
+    }
+    let round = job.round;
+    let mut watch = |s: oda_ml::torch::Step| {
+        if s.step % 10 == 0 || s.step == s.steps {
+            reporter.lite(&LiteEvent::Train { round, step: s.step, steps: s.steps, loss: s.loss });
+        }
+    };
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let mut dense = oda_ml::torch::train(m, &head, &data.train, &shard, steps, seed, &stop, &mut watch)?;
+    dense.iter_mut().for_each(|v| *v *= sign);
+    let bytes = delta::encode(&dense, t);
+    let sparse = delta::decode(&bytes, head.len(), t, &m.judging).map_err(|why| anyhow::anyhow!("the own delta would be refused: {why:?}"))?;
+    let before = Torch.measure(m, &head, &data.train, &own)?.losses_unat;
+    let after = Torch.measure(m, &sparse.applied(&head, 1.0), &data.train, &own)?.losses_unat;
+    let gain = oda_consensus::score::Paired::of(&before, &after).map_or(0, |p| p.mean_unat());
+    Ok((bytes, gain))
 }

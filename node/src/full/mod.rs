@@ -113,7 +113,7 @@ impl FullNode {
     /// Anything that keeps the node from starting, said in one line.
     pub async fn start(config: &Config, datadir: &Path, validator: bool) -> Result<Self> {
         let genesis = config.genesis(datadir)?;
-        let identity = Identity::load(datadir)?;
+        let mut identity = Identity::load(datadir)?;
         let key = identity.key.clone();
         let (me, chain) = (key.id(), genesis.chain());
         let ledger = RocksLedger::open(&datadir.join("ledger"), chain).context("opening the ledger")?;
@@ -128,6 +128,7 @@ impl FullNode {
             listen: crate::net::parse_listen(&config.p2p.listen)?,
             peers,
             role: crate::net::Role::Full,
+            votes: validator,
             ..NetConfig::default()
         })
         .await?;
@@ -143,7 +144,7 @@ impl FullNode {
         let (mut bft, mut signer, mut engine) = (None, None, None);
         let mut wal = Vec::new();
         if validator {
-            let share = identity.share.clone_for_signer().context(
+            let share = identity.share.take().context(
                 "this node has no FROST key share (keys/frost-share): start it without --validator, or restore the share",
             )?;
             anyhow::ensure!(state.validators().contains(&me), "this node is not a validator of this network: start it without --validator");

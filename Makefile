@@ -1,0 +1,49 @@
+# The two commands:  make demo   make test
+# Everything fetched or built is kept in $(ODA_CACHE), outside the source tree.
+
+SHELL := /bin/bash
+export ODA_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/oda
+export CARGO_TARGET_DIR ?= $(ODA_CACHE)/target
+# one value for every clone: libtorch's bindings are rebuilt when it changes
+export LIBTORCH ?= $(ODA_CACHE)/libtorch
+export LD_LIBRARY_PATH := $(LIBTORCH)/lib$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
+# without it libtorch's spinning threads train ten times slower on a busy machine
+export OMP_WAIT_POLICY := PASSIVE
+
+CARGO := cargo
+ROUNDS ?= 5
+CHAIN ?= embedded
+DEMO_FLAGS = --rounds $(ROUNDS) --chain $(CHAIN) $(if $(KEEP),--keep) $(ARGS)
+
+.PHONY: help setup bitcoind build demo test lint env
+help:
+	@echo 'make demo [KEEP=1] [ROUNDS=5] [CHAIN=bitcoind] [ARGS=--json]   run a real network on this machine'
+	@echo 'make test                                                      run every test'
+	@echo 'make setup | build | lint | env                                the steps alone'
+
+setup:
+	@scripts/setup
+
+bitcoind:
+	@scripts/setup --bitcoind
+
+build: setup
+	@$(CARGO) build --release --locked --workspace
+
+demo: $(if $(filter bitcoind,$(CHAIN)),bitcoind) build
+	@$(if $(filter bitcoind,$(CHAIN)),BITCOIND_EXE=$${BITCOIND_EXE:-$(ODA_CACHE)/bitcoind/bin/bitcoind}) \
+	  $(CARGO_TARGET_DIR)/release/testnet demo $(DEMO_FLAGS)
+
+test: build
+	@scripts/setup --bitcoind --optional
+	@exe=$${BITCOIND_EXE:-$(ODA_CACHE)/bitcoind/bin/bitcoind}; \
+	  if [ -x "$$exe" ]; then export BITCOIND_EXE="$$exe"; else unset BITCOIND_EXE; fi; \
+	  $(CARGO) test --release --locked --workspace
+
+lint: setup
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+
+env:
+	@echo "export LIBTORCH=$(LIBTORCH) CARGO_TARGET_DIR=$(CARGO_TARGET_DIR) OMP_WAIT_POLICY=PASSIVE"
+	@echo "export LD_LIBRARY_PATH=$(LIBTORCH)/lib PATH=$(CARGO_TARGET_DIR)/release:\$$PATH"

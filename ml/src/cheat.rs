@@ -1,0 +1,71 @@
+//! Dishonest submissions, for test networks: what the demo's cheating trainer hands in.
+
+use crate::delta;
+use oda_consensus::manifest::Manifest;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+
+/// A way to cheat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cheat {
+    /// Random changes of a plausible size.
+    Random,
+    /// Real work on the assigned shard with its sign turned round.
+    Poison,
+    /// One step of training instead of all.
+    Lazy,
+    /// Full training, but on data of its own choice.
+    ForeignData,
+    /// A delta of another shape.
+    WrongShape,
+    /// NaN inside.
+    NotANumber,
+    /// Far more bytes than allowed.
+    Oversize,
+}
+
+impl Cheat {
+    /// The cheat of a round: every kind in turn, every third malformed.
+    pub fn of_round(round: u64) -> Self {
+        const TURN: [Cheat; 9] = [
+            Cheat::Random,
+            Cheat::Poison,
+            Cheat::NotANumber,
+            Cheat::Lazy,
+            Cheat::ForeignData,
+            Cheat::WrongShape,
+            Cheat::Random,
+            Cheat::Lazy,
+            Cheat::Oversize,
+        ];
+        let turn = usize::try_from(round.wrapping_sub(1) % TURN.len() as u64).unwrap_or(0);
+        TURN.get(turn).copied().unwrap_or(Cheat::Random)
+    }
+}
+
+/// Random dense changes, uniform within `size`.
+pub fn random(parameters: usize, size: f32, seed: [u8; 32]) -> Vec<f32> {
+    let mut rng = ChaCha20Rng::from_seed(seed);
+    (0..parameters)
+        .map(|_| {
+            #[allow(clippy::cast_precision_loss)]
+            let unit = (rng.next_u32() >> 8) as f32 / (1u32 << 23) as f32 - 1.0;
+            unit * size
+        })
+        .collect()
+}
+
+/// The malformed kinds as bytes; `None` for kinds that are well formed.
+pub fn malformed(cheat: Cheat, manifest: &Manifest) -> Option<Vec<u8>> {
+    let parameters = usize::try_from(manifest.parameters()).ok()?;
+    match cheat {
+        Cheat::WrongShape => Some(delta::encode(&vec![0.01; parameters / 2 + 1], &manifest.training)),
+        Cheat::NotANumber => {
+            let mut bytes = delta::encode(&vec![0.01; parameters], &manifest.training);
+            bytes.get_mut(12..16)?.copy_from_slice(&f32::NAN.to_le_bytes());
+            Some(bytes)
+        }
+        Cheat::Oversize => Some(vec![7; usize::try_from(manifest.judging.max_delta_bytes).ok()? + 1]),
+        _ => None,
+    }
+}

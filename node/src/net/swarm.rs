@@ -1,0 +1,456 @@
+//! The task that owns the swarm.
+
+use super::behaviour::{Behaviour, BehaviourEvent, protocol, start_error, topic_of};
+use super::guard::{Neighbour, SLOTS};
+use super::{
+    Command, Counters, MessageToken, Net, NetConfig, NetError, NetEvent, RequestError, ResponseToken, Topic, Verdict,
+    count, node_id, peer_id,
+};
+use futures::StreamExt as _;
+use libp2p::gossipsub::{self, MessageAcceptance, PublishError, TopicHash};
+use libp2p::multiaddr::Protocol;
+use libp2p::request_response::{self as rr, OutboundFailure, OutboundRequestId};
+use libp2p::swarm::{SwarmEvent, dial_opts::DialOpts};
+use libp2p::{Multiaddr, PeerId, Swarm, identify, identity, noise, ping, tcp, yamux};
+use oda_consensus::ids::NodeId;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Duration, Instant};
+
+/// Events waiting for the node.
+const EVENTS: usize = 2048;
+/// Requests are refused once only so many places are left for events: the rest is for gossip.
+const EVENTS_FOR_GOSSIP: usize = EVENTS / 2;
+/// Commands waiting for the swarm.
+const COMMANDS: usize = 4096;
+/// Requests of ours waiting for answers.
+const MAX_PENDING: usize = 1024;
+/// Memory of gossip the node has not reported on, KiB.
+const GOSSIP_KIB: usize = 128 << 10;
+/// Banned peers remembered.
+const MAX_BANS: usize = 4096;
+/// Peers whose addresses are remembered, and addresses of each.
+const MAX_ADDRESSES: (usize, usize) = (4096, 8);
+/// Swarm events kept while the listeners come up.
+const MAX_EARLY: usize = 1024;
+/// How long to wait for the listen addresses to be up.
+const LISTEN_WAIT: Duration = Duration::from_secs(5);
+/// A neighbour that has not named its chain by then is sent away.
+const NAME_WAIT: Duration = Duration::from_secs(15);
+/// How long flooders and nodes of other chains are refused.
+const BAN: Duration = Duration::from_secs(60);
+/// Pause before a configured peer is dialled again: first, most.
+const REDIAL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+struct Task {
+    swarm: Swarm<Behaviour>,
+    me: PeerId,
+    protocol: String,
+    topics: BTreeMap<TopicHash, Topic>,
+    events: mpsc::Sender<NetEvent>,
+    /// Whether a peer came or went, for peers of which the node could not be told yet: its queue was full.
+    untold: BTreeMap<NodeId, bool>,
+    pending: BTreeMap<OutboundRequestId, oneshot::Sender<Result<Vec<u8>, RequestError>>>,
+    neighbours: HashMap<PeerId, Neighbour>,
+    slots: Arc<Semaphore>,
+    gossip_memory: Arc<Semaphore>,
+    addresses: BTreeMap<NodeId, Vec<Multiaddr>>,
+    /// Peers to stay connected to: address, when to dial next, pause after that.
+    keep: Vec<(PeerId, Multiaddr, Instant, Duration)>,
+    banned: BTreeMap<PeerId, Instant>,
+    connected: Arc<Mutex<Vec<NodeId>>>,
+    listening: Arc<Mutex<Vec<Multiaddr>>>,
+    counters: Arc<Counters>,
+}
+
+pub(super) async fn start(config: NetConfig) -> Result<(Net, mpsc::Receiver<NetEvent>), NetError> {
+    let mut secret = *config.key;
+    let key = identity::Keypair::ed25519_from_bytes(&mut secret).map_err(start_error)?;
+    let me = key.public().to_peer_id();
+    let behaviour = Behaviour::new(&config, &key)?;
+    let mut swarm = libp2p::SwarmBuilder::with_existing_identity(key)
+        .with_tokio()
+        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
+        .map_err(start_error)?
+        .with_quic()
+        .with_behaviour(|_| behaviour)
+        .map_err(start_error)?
+        .with_swarm_config(|c| c.with_idle_connection_timeout(Duration::from_secs(3600)))
+        .build();
+    let early = listen(&mut swarm, &config.listen).await?;
+
+    let (commands, queue) = mpsc::channel(COMMANDS);
+    let (events, receiver) = mpsc::channel(EVENTS);
+    let listening = swarm.listeners().filter_map(|a| a.clone().with_p2p(me).ok()).collect();
+    let net = Net {
+        commands,
+        connected: Arc::default(),
+        listening: Arc::new(Mutex::new(listening)),
+        counters: Arc::default(),
+    };
+    let now = Instant::now();
+    let task = Task {
+        swarm,
+        me,
+        protocol: protocol(&config),
+        topics: Topic::ALL.into_iter().map(|t| (topic_of(&config, t).hash(), t)).collect(),
+        events,
+        untold: BTreeMap::new(),
+        pending: BTreeMap::new(),
+        neighbours: HashMap::new(),
+        slots: Arc::new(Semaphore::new(SLOTS)),
+        gossip_memory: Arc::new(Semaphore::new(GOSSIP_KIB)),
+        addresses: BTreeMap::new(),
+        keep: config.peers.iter().filter(|(p, _)| *p != me).map(|(p, a)| (*p, a.clone(), now, REDIAL.0)).collect(),
+        banned: BTreeMap::new(),
+        connected: net.connected.clone(),
+        listening: net.listening.clone(),
+        counters: net.counters.clone(),
+    };
+    let hashes: BTreeMap<Topic, TopicHash> = task.topics.iter().map(|(h, t)| (*t, h.clone())).collect();
+    tokio::spawn(task.run(early, queue, hashes));
+    Ok((net, receiver))
+}
+
+/// Whether somebody has the port. libp2p listens with SO_REUSEPORT, with which a second node on the
+/// same port would start and be given half of the connections; a plain socket is refused instead.
+fn is_taken(address: &Multiaddr) -> bool {
+    let mut parts = address.iter();
+    let ip = match parts.next() {
+        Some(Protocol::Ip4(ip)) => ip.into(),
+        Some(Protocol::Ip6(ip)) => ip.into(),
+        _ => return false,
+    };
+    let outcome = match parts.next() {
+        Some(Protocol::Tcp(port)) if port != 0 => TcpListener::bind(SocketAddr::new(ip, port)).map(drop),
+        Some(Protocol::Udp(port)) if port != 0 => UdpSocket::bind(SocketAddr::new(ip, port)).map(drop),
+        _ => return false,
+    };
+    outcome.is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse)
+}
+
+/// Listens on every address, and waits until it does. Returns what else happened meanwhile.
+async fn listen(
+    swarm: &mut Swarm<Behaviour>,
+    addresses: &[Multiaddr],
+) -> Result<Vec<SwarmEvent<BehaviourEvent>>, NetError> {
+    let (mut waiting, mut early) = (HashMap::new(), Vec::new());
+    for address in addresses {
+        if is_taken(address) {
+            return Err(NetError::InUse { address: address.to_string() });
+        }
+        let failed = |problem: String| NetError::Listen { address: address.to_string(), problem };
+        waiting.insert(swarm.listen_on(address.clone()).map_err(|e| failed(e.to_string()))?, address);
+    }
+    let deadline = Instant::now() + LISTEN_WAIT;
+    while !waiting.is_empty() {
+        match tokio::time::timeout_at(deadline, swarm.select_next_some()).await {
+            Ok(SwarmEvent::NewListenAddr { listener_id, .. }) => drop(waiting.remove(&listener_id)),
+            Ok(SwarmEvent::ListenerClosed { listener_id, reason, .. }) => {
+                let address = waiting.remove(&listener_id).map(ToString::to_string).unwrap_or_default();
+                let problem = reason.err().map_or_else(|| "closed".into(), |e| e.to_string());
+                return Err(NetError::Listen { address, problem });
+            }
+            // a peer may connect to the first address while the second comes up: it must not be forgotten
+            Ok(event) => {
+                if early.len() < MAX_EARLY {
+                    early.push(event);
+                }
+            }
+            Err(_) => {
+                let address = waiting.into_values().next().map(ToString::to_string).unwrap_or_default();
+                return Err(NetError::Listen { address, problem: "no answer from the system".into() });
+            }
+        }
+    }
+    Ok(early)
+}
+
+impl Task {
+    async fn run(
+        mut self,
+        early: Vec<SwarmEvent<BehaviourEvent>>,
+        mut commands: mpsc::Receiver<Command>,
+        hashes: BTreeMap<Topic, TopicHash>,
+    ) {
+        let mut tick = tokio::time::interval(Duration::from_millis(250));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for event in early {
+            self.on_event(event);
+        }
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    None => return,
+                    Some(Command::Shutdown(done)) => {
+                        drop(self);
+                        let _ = done.send(());
+                        return;
+                    }
+                    Some(command) => self.on_command(command, &hashes),
+                },
+                event = self.swarm.select_next_some() => self.on_event(event),
+                _ = tick.tick() => self.on_tick(),
+            }
+            self.tell();
+        }
+    }
+
+    /// Tells the node who came and went, as far as its queue allows.
+    fn tell(&mut self) {
+        while let Some((node, came)) = self.untold.pop_first() {
+            let event = if came { NetEvent::PeerConnected(node) } else { NetEvent::PeerDisconnected(node) };
+            if let Err(mpsc::error::TrySendError::Full(_)) = self.events.try_send(event) {
+                self.untold.insert(node, came);
+                return;
+            }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let now = Instant::now();
+        let over: Vec<PeerId> = self.banned.iter().filter(|(_, until)| **until <= now).map(|(p, _)| *p).collect();
+        for peer in over {
+            self.banned.remove(&peer);
+            self.swarm.behaviour_mut().bans.unblock_peer(peer);
+        }
+        let silent = |n: &Neighbour| !n.of_our_chain && now.saturating_duration_since(n.since) > NAME_WAIT;
+        let silent: Vec<PeerId> = self.neighbours.iter().filter(|(_, n)| silent(n)).map(|(p, _)| *p).collect();
+        for peer in silent {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        for (peer, address, next, pause) in &mut self.keep {
+            if *next > now || self.swarm.is_connected(peer) || self.banned.contains_key(peer) {
+                continue;
+            }
+            let options = DialOpts::peer_id(*peer).addresses(vec![address.clone()]).build();
+            let _ = self.swarm.dial(options);
+            *next = now + *pause;
+            *pause = (*pause * 2).min(REDIAL.1);
+        }
+    }
+
+    fn ban(&mut self, peer: PeerId, time: Duration) {
+        let now = Instant::now();
+        let until = now.checked_add(time).unwrap_or(now + BAN);
+        if self.banned.len() >= MAX_BANS && !self.banned.contains_key(&peer) {
+            let first = self.banned.iter().min_by_key(|(_, until)| **until).map(|(p, _)| *p);
+            if let Some(first) = first {
+                self.banned.remove(&first);
+                self.swarm.behaviour_mut().bans.unblock_peer(first);
+            }
+        }
+        self.banned.insert(peer, until);
+        self.swarm.behaviour_mut().bans.block_peer(peer); // also closes its connections
+    }
+
+    fn on_command(&mut self, command: Command, hashes: &BTreeMap<Topic, TopicHash>) {
+        let behaviour = self.swarm.behaviour_mut();
+        match command {
+            Command::Publish(topic, data) => {
+                let Some(hash) = hashes.get(&topic) else { return };
+                let (counts, bytes) = (self.counters.topic(topic), data.len() as u64);
+                match behaviour.gossip.publish(hash.clone(), data) {
+                    Ok(_) => {
+                        count(&counts.sent);
+                        counts.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+                    }
+                    Err(PublishError::Duplicate | PublishError::NoPeersSubscribedToTopic) => {}
+                    Err(error) => {
+                        count(&counts.dropped);
+                        tracing::debug!(topic = topic.name(), %error, "not published");
+                    }
+                }
+            }
+            Command::Report(token, verdict) => {
+                let acceptance = match verdict {
+                    Verdict::Accept => MessageAcceptance::Accept,
+                    Verdict::Ignore => MessageAcceptance::Ignore,
+                    Verdict::Reject => {
+                        count(&self.counters.topic(token.topic).rejected);
+                        MessageAcceptance::Reject
+                    }
+                };
+                behaviour.gossip.report_message_validation_result(&token.id, &token.source, acceptance);
+            }
+            Command::Request(node, data, reply) => self.ask(node, data, reply),
+            Command::Respond(token, data) => {
+                if behaviour.requests.send_response(token.channel, data).is_ok() {
+                    count(&self.counters.answered);
+                }
+            }
+            Command::Ban(node, time) => {
+                if let Some(peer) = peer_id(node) {
+                    self.ban(peer, time);
+                }
+            }
+            Command::AddAddress(node, mut address) => {
+                if let Some(Protocol::P2p(_)) = address.iter().last() {
+                    address.pop();
+                }
+                if self.addresses.len() >= MAX_ADDRESSES.0 && !self.addresses.contains_key(&node) {
+                    self.addresses.pop_first();
+                }
+                let known = self.addresses.entry(node).or_default();
+                if !known.contains(&address) {
+                    known.insert(0, address); // the newest first
+                    known.truncate(MAX_ADDRESSES.1);
+                }
+            }
+            Command::Score(node, reply) => {
+                let _ = reply.send(peer_id(node).and_then(|p| behaviour.gossip.peer_score(&p)));
+            }
+            Command::Shutdown(_) => {}
+        }
+    }
+
+    fn ask(&mut self, node: NodeId, data: Vec<u8>, reply: oneshot::Sender<Result<Vec<u8>, RequestError>>) {
+        let addresses = self.addresses.get(&node).cloned().unwrap_or_default();
+        let reachable = |p: &PeerId| *p != self.me && (self.swarm.is_connected(p) || !addresses.is_empty());
+        let Some(peer) = peer_id(node).filter(reachable) else {
+            let _ = reply.send(Err(RequestError::Unreachable(node)));
+            return;
+        };
+        self.pending.retain(|_, reply| !reply.is_closed());
+        if self.pending.len() >= MAX_PENDING {
+            let _ = reply.send(Err(RequestError::Busy));
+            return;
+        }
+        let id = self.swarm.behaviour_mut().requests.send_request_with_addresses(&peer, data, addresses);
+        self.pending.insert(id, reply);
+    }
+
+    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(BehaviourEvent::Gossip(gossipsub::Event::Message {
+                propagation_source,
+                message_id,
+                message,
+            })) => {
+                self.on_gossip(propagation_source, message_id, message);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Requests(event)) => self.on_request_event(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
+                self.on_named(peer_id, &info.protocol_version);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event { connection, result: Err(error), .. }))
+                if !matches!(error, ping::Failure::Unsupported) =>
+            {
+                // a peer that vanished without a word would otherwise stay "connected" and never be redialled
+                self.swarm.close_connection(connection);
+            }
+            SwarmEvent::ConnectionEstablished { peer_id, .. } => {
+                self.neighbours.entry(peer_id).or_insert_with(|| Neighbour::new(Instant::now()));
+                for (peer, _, _, pause) in &mut self.keep {
+                    if *peer == peer_id {
+                        *pause = REDIAL.0;
+                    }
+                }
+            }
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
+                let known = self.neighbours.remove(&peer_id).is_some_and(|n| n.of_our_chain);
+                self.refresh_connected();
+                if known
+                    && let Some(node) = node_id(&peer_id)
+                    && self.untold.remove(&node) != Some(true)
+                {
+                    self.untold.insert(node, false); // else it came and went untold: nothing to tell, and no list of strangers
+                }
+            }
+            SwarmEvent::NewListenAddr { address, .. } => {
+                if let Ok(full) = address.with_p2p(self.me) {
+                    let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+                    if !listening.contains(&full) {
+                        listening.push(full);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A neighbour has said which protocol it speaks: that of our chain, or it goes.
+    fn on_named(&mut self, peer: PeerId, protocol: &str) {
+        let Some(node) = node_id(&peer).filter(|_| protocol == self.protocol) else {
+            if self.keep.iter().any(|(p, ..)| *p == peer) {
+                tracing::warn!(%peer, "a configured peer is of another network: check its address and the genesis file");
+            }
+            self.ban(peer, BAN);
+            return;
+        };
+        let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };
+        if !std::mem::replace(&mut neighbour.of_our_chain, true) {
+            self.refresh_connected();
+            self.untold.insert(node, true);
+        }
+    }
+
+    fn on_gossip(&mut self, source: PeerId, id: gossipsub::MessageId, message: gossipsub::Message) {
+        let topic = self.topics.get(&message.topic).copied();
+        let (Some(topic), Some(from)) = (topic, node_id(&source)) else { return };
+        let counts = self.counters.topic(topic);
+        count(&counts.heard);
+        counts.heard_bytes.fetch_add(message.data.len() as u64, Ordering::Relaxed);
+        let floods = self.neighbours.get_mut(&source).is_some_and(|n| !n.gossip(Instant::now()));
+        let kib = u32::try_from(message.data.len() / 1024 + 1).unwrap_or(u32::MAX);
+        let told = match self.gossip_memory.clone().try_acquire_many_owned(kib) {
+            Ok(memory) => {
+                let token = MessageToken { id: id.clone(), source, topic, _memory: memory };
+                self.events.try_send(NetEvent::Gossip { from, topic, data: message.data, token }).is_ok()
+            }
+            Err(_) => false,
+        };
+        if !told {
+            // a busy node neither passes on nor blames
+            count(&counts.dropped);
+            self.swarm.behaviour_mut().gossip.report_message_validation_result(&id, &source, MessageAcceptance::Ignore);
+        }
+        if floods && !self.banned.contains_key(&source) {
+            // its message counted all the same, lest a flooder censor what others wrote by passing it on first
+            count(&self.counters.flooders);
+            self.ban(source, BAN);
+        }
+    }
+
+    fn refresh_connected(&mut self) {
+        let ours = self.neighbours.iter().filter(|(_, n)| n.of_our_chain);
+        let now: Vec<NodeId> = ours.filter_map(|(p, _)| node_id(p)).collect();
+        *self.connected.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    fn on_request_event(&mut self, event: rr::Event<Vec<u8>, Vec<u8>>) {
+        match event {
+            rr::Event::Message { peer, message: rr::Message::Request { request, channel, .. }, .. } => {
+                let slots = self.neighbours.get_mut(&peer).and_then(|n| n.request(&self.slots, Instant::now()));
+                let (Some(from), Some(slots)) =
+                    (node_id(&peer), slots.filter(|_| self.events.capacity() > EVENTS_FOR_GOSSIP))
+                else {
+                    count(&self.counters.refused); // the channel is dropped and the peer sees an error
+                    return;
+                };
+                let token = ResponseToken { channel, _slots: slots };
+                let _ = self.events.try_send(NetEvent::Request { from, data: request, token });
+            }
+            rr::Event::Message { message: rr::Message::Response { request_id, response }, .. } => {
+                if let Some(reply) = self.pending.remove(&request_id) {
+                    let _ = reply.send(Ok(response));
+                }
+            }
+            rr::Event::OutboundFailure { peer, request_id, error, .. } => {
+                if let Some(reply) = self.pending.remove(&request_id) {
+                    let error = match (node_id(&peer), error) {
+                        (Some(node), OutboundFailure::DialFailure) => RequestError::Unreachable(node),
+                        (Some(node), OutboundFailure::UnsupportedProtocols) => RequestError::OtherNetwork(node),
+                        (_, error) => RequestError::Failed(error.to_string()),
+                    };
+                    let _ = reply.send(Err(error));
+                }
+            }
+            rr::Event::InboundFailure { .. } | rr::Event::ResponseSent { .. } => {}
+        }
+    }
+}
