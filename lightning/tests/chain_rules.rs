@@ -139,6 +139,20 @@ fn a_replacement_pays_for_all_it_evicts() {
     let better_id = accept(&mut chain, &better).unwrap();
     mine(&mut chain, &anyone());
     assert!(chain.transaction(&better_id).is_some());
+    // a block made elsewhere takes with it what it makes impossible
+    let (c, sat) = coinbase(&chain, 3);
+    mine(&mut chain, &anyone());
+    let doomed = spend(&anyone(), &[c], &[to(1000)]);
+    let doomed_id = accept(&mut chain, &doomed).unwrap();
+    let child = spend(&anyone(), &[OutPoint::new(doomed_id, 0)], &[(p2wsh(&anyone()), sat - 3000)]);
+    let before = chain.assemble(p2wsh(&nobody()), NOW_S).unwrap();
+    let child_id = accept(&mut chain, &child).unwrap();
+    let rival = spend(&anyone(), &[c], &[to(9000)]);
+    accept(&mut chain, &rival).unwrap();
+    assert!(chain.transaction(&child_id).is_none());
+    chain.connect(before).unwrap();
+    assert!(chain.transaction(&doomed_id).is_some() && chain.transaction(&rival.compute_txid()).is_none());
+    mine(&mut chain, &anyone());
     assert!(chain.transaction(&parent_id).is_none() && chain.transaction(&child_id).is_none());
 }
 
@@ -235,7 +249,8 @@ proptest! {
         for (n, (from, to, lock, sequence, script)) in spends.into_iter().enumerate() {
             let from: Vec<OutPoint> = from.iter().filter_map(|i| coins.get(i % coins.len())).copied().collect();
             let to: Vec<_> = to.into_iter().map(|v| (p2wsh(&anyone()), v)).collect();
-            let mut tx = spend(if script == 0 { &nobody() } else { &anyone() }.clone().as_ref(), &from, &to);
+            let script = if script == 0 { nobody() } else { anyone() };
+            let mut tx = spend(&script, &from, &to);
             tx.lock_time = LockTime::from_consensus(lock);
             tx.input[0].sequence = Sequence(sequence);
             if let Ok(txid) = accept(&mut chain, &tx) {

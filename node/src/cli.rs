@@ -21,7 +21,7 @@ pub struct Cli {
     #[arg(long, global = true, env = "ODA_JSON")]
     pub json: bool,
     /// What to log to standard error: error, warn, info, debug, trace, or tracing directives.
-    #[arg(long, global = true, env = "ODA_LOG", default_value = "info,libp2p=warn,iroh=error,iroh_blobs=warn,noq=error,noq_udp=error,ldk_node=warn,tracing::span=warn,iroh_quinn=error,swarm_discovery=error")]
+    #[arg(long, global = true, env = "ODA_LOG", default_value = "warn,oda_node=info,oda_storage=info,oda_lightning=info,iroh=error,noq=error,noq_udp=error")]
     pub log: String,
     #[command(subcommand)]
     command: Command,

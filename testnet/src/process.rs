@@ -19,8 +19,9 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// Read back from the end of a log.
 const TAIL_BYTES: u64 = 16 << 10;
-/// Lines shown of it.
-const TAIL_LINES: usize = 15;
+/// Lines shown of it, and characters of each.
+const TAIL_LINES: usize = 12;
+const TAIL_WIDTH: usize = 240;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +128,8 @@ pub fn tail(log: &Path) -> String {
             if lines.len() == TAIL_LINES {
                 lines.pop_front();
             }
-            lines.push_back(format!("    {}", String::from_utf8_lossy(&line?)));
+            let shown: String = String::from_utf8_lossy(&line?).chars().take(TAIL_WIDTH).collect();
+            lines.push_back(format!("    {shown}"));
         }
         Ok(lines)
     };

@@ -304,6 +304,7 @@ pub struct Trainer {
     /// (amount, payer, hash, deal) as each member shows it.
     deals_seen: BTreeMap<ClaimId, BTreeMap<NodeId, Payment>>,
     shares: BTreeMap<EscrowId, Vec<ReleaseShare>>,
+    shares_asked_ms: BTreeMap<EscrowId, u64>,
     rounds: BTreeMap<ModelId, VerifiedRound>,
     training: Option<(ModelId, u64)>,
     tried: BTreeMap<ModelId, u64>,
@@ -326,6 +327,7 @@ impl Trainer {
             acted_ms: BTreeMap::new(),
             deals_seen: BTreeMap::new(),
             shares: BTreeMap::new(),
+            shares_asked_ms: BTreeMap::new(),
             rounds: BTreeMap::new(),
             training: None,
             tried: BTreeMap::new(),
@@ -507,7 +509,12 @@ impl Trainer {
                 match judged {
                     Some(c) if outcome.pays(&c) => {
                         if let Some(escrow) = r.payment.as_ref().map(|p| p.escrow) {
-                            self.throttled(id, out, |_| vec![TrainerEffect::AskShares(escrow)]);
+                            // every member's view says so; asking once per pause is enough
+                            let asked = self.shares_asked_ms.get(&escrow);
+                            if asked.is_none_or(|t| self.now_ms.saturating_sub(*t) >= self.config.retry_ms) {
+                                self.shares_asked_ms.insert(escrow, self.now_ms);
+                                out.push(TrainerEffect::AskShares(escrow));
+                            }
                         }
                     }
                     Some(c) => {
@@ -573,6 +580,7 @@ impl Trainer {
         }
         if let Ok(preimage) = rebuild(&p.deal, p.payment_hash, shares) {
             self.shares.remove(&escrow);
+            self.shares_asked_ms.remove(&escrow);
             if let Some(p) = self.claims.get_mut(&claim).and_then(|r| r.payment.as_mut()) {
                 p.preimage = Some(preimage);
             }

@@ -341,6 +341,7 @@ impl Chain {
         for (at, tx) in block.txdata.iter().enumerate() {
             self.places.insert(tx.compute_txid(), (height, at));
         }
+        self.pool.confirm(&block.txdata);
         self.heights.insert(block.block_hash(), height);
         self.blocks.push(block);
     }
@@ -353,11 +354,6 @@ impl Chain {
         let change = self.check(&block)?;
         self.apply(block, change);
         Ok(())
-    }
-
-    /// Everything that waits is in the block just applied.
-    pub(super) fn clear_pool(&mut self) {
-        self.pool.clear();
     }
 
     /// Makes the next block out of all that waits; its subsidy and fees go to `payout`. Nothing changes.

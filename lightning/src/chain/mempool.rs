@@ -86,8 +86,8 @@ impl Mempool {
         }
         let at = self.next;
         self.next += 1;
-        self.weight = weight;
-        self.sigops = sigops;
+        self.weight = self.weight.saturating_add(entry.weight);
+        self.sigops = self.sigops.saturating_add(entry.sigops);
         self.by_txid.insert(entry.txid, at);
         for input in &entry.tx.input {
             self.spenders.insert(input.previous_output, at);
@@ -96,23 +96,11 @@ impl Mempool {
         Ok(())
     }
 
-    /// What spends the same coins, and whatever spends that.
+    /// What spends the same coins as a new transaction, and whatever spends that.
     fn replaced_by(&self, entry: &Entry) -> Result<BTreeSet<u64>, TxRejection> {
-        let mut evicted: BTreeSet<u64> =
-            entry.tx.input.iter().filter_map(|i| self.spenders.get(&i.previous_output)).copied().collect();
-        let mut queue: Vec<u64> = evicted.iter().copied().collect();
-        while let Some(parent) = queue.pop().and_then(|at| self.entries.get(&at)) {
-            for vout in 0..parent.tx.output.len() {
-                let outpoint = OutPoint::new(parent.txid, u32::try_from(vout).unwrap_or(u32::MAX));
-                if let Some(child) = self.spenders.get(&outpoint)
-                    && evicted.insert(*child)
-                {
-                    queue.push(*child);
-                }
-            }
-            if evicted.len() > MAX_EVICTED {
-                return Err(TxRejection::TooManyReplacements);
-            }
+        let evicted = self.spenders_of(&entry.tx);
+        if evicted.len() > MAX_EVICTED {
+            return Err(TxRejection::TooManyReplacements);
         }
         let needs = |at: &u64| entry.tx.input.iter().any(|i| self.by_txid.get(&i.previous_output.txid) == Some(at));
         if evicted.iter().any(needs) {
@@ -121,17 +109,42 @@ impl Mempool {
         Ok(evicted)
     }
 
+    /// Everything that spends what `tx` spends, and whatever spends that.
+    fn spenders_of(&self, tx: &Transaction) -> BTreeSet<u64> {
+        let mut found: BTreeSet<u64> =
+            tx.input.iter().filter_map(|i| self.spenders.get(&i.previous_output)).copied().collect();
+        let mut queue: Vec<u64> = found.iter().copied().collect();
+        while let Some(parent) = queue.pop().and_then(|at| self.entries.get(&at)) {
+            for vout in 0..parent.tx.output.len() {
+                let outpoint = OutPoint::new(parent.txid, u32::try_from(vout).unwrap_or(u32::MAX));
+                if let Some(child) = self.spenders.get(&outpoint)
+                    && found.insert(*child)
+                {
+                    queue.push(*child);
+                }
+            }
+        }
+        found
+    }
+
     fn remove(&mut self, at: u64) {
         if let Some(entry) = self.entries.remove(&at) {
             self.by_txid.remove(&entry.txid);
             for input in &entry.tx.input {
                 self.spenders.remove(&input.previous_output);
             }
+            self.weight = self.weight.saturating_sub(entry.weight);
+            self.sigops = self.sigops.saturating_sub(entry.sigops);
         }
     }
 
-    /// Forgets everything: a block took it.
-    pub(super) fn clear(&mut self) {
-        *self = Self { next: self.next, ..Self::default() };
+    /// Forgets what a block took, and what can never confirm any more because of it.
+    pub(super) fn confirm(&mut self, txs: &[Transaction]) {
+        for tx in txs {
+            match self.by_txid.get(&tx.compute_txid()).copied() {
+                Some(at) => self.remove(at),
+                None => self.spenders_of(tx).into_iter().for_each(|at| self.remove(at)),
+            }
+        }
     }
 }

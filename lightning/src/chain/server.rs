@@ -111,7 +111,6 @@ impl State {
             }
             hashes.push(block.block_hash());
             self.chain.apply(block, change);
-            self.chain.clear_pool();
         }
         if let Some(files) = &mut self.files {
             files.blocks.sync()?;

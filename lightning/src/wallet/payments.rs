@@ -29,14 +29,13 @@ impl Wallet {
             if matches!(status, Some(LdkStatus::Succeeded | LdkStatus::Failed)) || unpaid {
                 self.holds.remove(hold.hash)?;
             } else if let (Some(preimage), Some(arrived)) = (hold.preimage, hold.arrived) {
-                self.claim_in_ldk(hold.hash, arrived.amount_msat, preimage)?;
+                if let Err(error) = self.claim_in_ldk(hold.hash, arrived.amount_msat, preimage) {
+                    tracing::warn!(hash = %hold.hash, %error, "an interrupted claim cannot be finished");
+                }
             }
         }
         self.expire_overdue()
     }
-
-    /// Stops it: disconnects and writes everything. Blocks. Fine if it is stopped already.
-    ///
 
     /// Makes an invoice whose payment is held until [`Wallet::claim`] or [`Wallet::fail`] (P3). The payer's
     /// money stays locked for at least `hold_blocks` blocks before the claim deadline. Asked again for the

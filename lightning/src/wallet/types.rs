@@ -107,7 +107,7 @@ pub struct PaymentStatus {
     pub amount_msat: Option<u64>,
     /// Routing fee paid, msat, once settled.
     pub fee_paid_msat: Option<u64>,
-    /// Preimage, once known.
+    /// Preimage, once a payer knows it. LDK keeps none for payees of hold invoices.
     pub preimage: Option<Preimage>,
 }
 

@@ -178,8 +178,9 @@ impl Net {
     pub fn sync(&self) {
         let height = u32::try_from(self.driver.height().unwrap()).unwrap();
         for wallet in [Some(&self.sponsor), self.trainer.as_ref()].into_iter().flatten() {
-            until("the wallet has seen the last block", || {
-                matches!(wallet.sync(), Ok(()) | Err(LightningError::Stopped)) && wallet.best_block_height() >= height
+            until("the wallet has seen the last block", || match wallet.sync() {
+                Err(LightningError::Stopped) => true,
+                _ => wallet.best_block_height() >= height,
             });
         }
     }

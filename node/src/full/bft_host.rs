@@ -89,6 +89,9 @@ impl Core {
 
     fn bft_effect(&mut self, effect: BftEffect, inputs: &mut VecDeque<BftInput>) -> Result<()> {
         match effect {
+            // Late votes of a decided height: the block itself now says what was decided, and this node
+            // never works on that height again, so there is nothing left to remember.
+            BftEffect::WalAppend { height, .. } if height <= self.shared.state().tip().height => {}
             BftEffect::WalAppend { height, entry } => self.ledger_mut().wal_append(height, &entry).context("writing the consensus log")?,
             BftEffect::Publish(bytes) => self.publish_vote(&bytes),
             BftEffect::ScheduleTimeout { token, after_ms } => {
@@ -112,6 +115,8 @@ impl Core {
                 let valid = self.is_valid_proposal(height, &block);
                 inputs.push_back(BftInput::Validated { height, block_id, valid });
             }
+            // a peer's decided block was faster than our own decision
+            BftEffect::Decided { height, .. } if height <= self.shared.state().tip().height => {}
             BftEffect::Decided { height, round, block, certificate } => {
                 let block: Block = codec::decode(&block).context("a decided block does not decode")?;
                 let proposer = proposer(&self.shared.state().validators(), height, round);

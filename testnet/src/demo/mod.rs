@@ -92,8 +92,8 @@ pub async fn run(options: &Options, testnet: &Path, mut stop: watch::Receiver<bo
     screen.clear();
     screen.say("stopping all nodes");
     let problems = network.stop_all().await;
-    for problem in &problems {
-        screen.print(problem);
+    if result.is_ok() {
+        problems.iter().for_each(|problem| screen.print(problem));
     }
     let end = match result {
         Ok(End::Good) if !problems.is_empty() => End::Bad,

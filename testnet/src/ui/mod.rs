@@ -112,11 +112,15 @@ impl Screen {
         }
         for claim in &round.claims {
             let now = (claim.stage.clone(), claim.money);
-            if self.told.get(&claim.claim) == Some(&now) {
+            let before = self.told.get(&claim.claim);
+            if before == Some(&now) {
                 continue;
             }
-            let line =
-                if self.mode == Mode::Json { claim_json(round.round, claim) } else { text::change(round.round, claim) };
+            let only_money = before.is_some_and(|(stage, _)| *stage == claim.stage);
+            let line = match self.mode {
+                Mode::Json => claim_json(round.round, claim),
+                _ => text::change(round.round, claim, only_money),
+            };
             self.line(&line);
             self.told.insert(claim.claim, now);
         }

@@ -112,15 +112,17 @@ fn money(c: &ClaimView, p: Paint) -> String {
     }
 }
 
-/// Plain output: one step of one claim.
-pub(super) fn change(round: u64, c: &ClaimView) -> String {
-    let gain = c.gain_unat.map_or(String::new(), |g| format!(", gain {} nat", signed(g)));
-    let money = if c.money == Money::None {
-        String::new()
-    } else {
-        format!(", {} {} msat", c.money.word(), grouped(c.amount_msat))
-    };
-    format!("round {round}: {} {}{gain}{money}", c.trainer, c.stage)
+/// Plain output: one step of one claim; only where its money is, if that is all that is new.
+pub(super) fn change(round: u64, c: &ClaimView, only_money: bool) -> String {
+    let mut steps = Vec::new();
+    if !only_money {
+        steps.push(c.stage.clone());
+        steps.extend(c.gain_unat.map(|g| format!("gain {} nat", signed(g))));
+    }
+    if !matches!(c.money, Money::None | Money::Dealt) {
+        steps.push(format!("{} {} msat", c.money.word(), grouped(c.amount_msat)));
+    }
+    format!("round {round}: {} {}", c.trainer, steps.join(", "))
 }
 
 /// The redrawn part: claims under way, then what every trainer does.
@@ -189,6 +191,13 @@ mod tests {
         ];
         assert_eq!(lines, expected);
         assert!(round(&sample(3), Paint(true)).iter().any(|l| l.contains("\x1b[32m")));
+    }
+
+    #[test]
+    fn plain_lines_tell_what_is_new() {
+        let claim = &sample(3).claims[0];
+        assert_eq!(change(3, claim, false), "round 3: trainer-0 accepted, gain +0.3512 nat, paid 5,000,000 msat");
+        assert_eq!(change(3, claim, true), "round 3: trainer-0 paid 5,000,000 msat");
     }
 
     #[test]
