@@ -100,7 +100,8 @@ pub fn decode<T: Record>(bytes: &[u8]) -> Result<T, CodecError> {
     if bytes.len() > T::MAX_BYTES {
         return Err(CodecError::TooLong { len: bytes.len(), max: T::MAX_BYTES, tag: tag::<T>() });
     }
-    let (header, body) = bytes.split_at_checked(HEADER_BYTES).ok_or_else(|| CodecError::WrongHeader { tag: tag::<T>() })?;
+    let (header, body) =
+        bytes.split_at_checked(HEADER_BYTES).ok_or_else(|| CodecError::WrongHeader { tag: tag::<T>() })?;
     if header[0] != VERSION || header[1..] != T::TAG {
         return Err(CodecError::WrongHeader { tag: tag::<T>() });
     }

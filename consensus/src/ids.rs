@@ -109,7 +109,17 @@ pub(crate) fn from_hex<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<u8>
 
 /// A blob with the size its signed record promised (D1).
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, bincode::Encode, bincode::Decode, serde::Serialize, serde::Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    bincode::Encode,
+    bincode::Decode,
+    serde::Serialize,
+    serde::Deserialize,
 )]
 pub struct BlobRef {
     /// BLAKE3 hash of the bytes.

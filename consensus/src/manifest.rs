@@ -196,15 +196,7 @@ impl Manifest {
     /// Every blob a node needs to work on the model, initial head first.
     pub fn blobs(&self) -> [BlobRef; 7] {
         let d = &self.data;
-        [
-            self.initial_head,
-            d.train.images,
-            d.train.labels,
-            d.eval.images,
-            d.eval.labels,
-            d.test.images,
-            d.test.labels,
-        ]
+        [self.initial_head, d.train.images, d.train.labels, d.eval.images, d.eval.labels, d.test.images, d.test.labels]
     }
 
     /// Checks every limit (K3, S5).
@@ -213,7 +205,10 @@ impl Manifest {
     /// The first figure that is out of range, and what range it must be in.
     pub fn check(&self) -> Result<(), ManifestError> {
         let fail = |problem: String| Err(ManifestError { name: self.name.chars().take(64).collect(), problem });
-        if self.name.is_empty() || self.name.len() > Self::MAX_NAME || !self.name.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+        if self.name.is_empty()
+            || self.name.len() > Self::MAX_NAME
+            || !self.name.bytes().all(|b| (0x20..0x7f).contains(&b))
+        {
             return fail(format!("the name must be 1 to {} printable ASCII characters", Self::MAX_NAME));
         }
         let Architecture::Mlp { inputs, hidden, classes } = &self.architecture;
@@ -230,7 +225,12 @@ impl Manifest {
         }
         for blob in self.blobs() {
             if blob.len == 0 || blob.len > Self::MAX_DATA_BYTES {
-                return fail(format!("blob {} has {} bytes; 1 to {} are allowed", blob.hash, blob.len, Self::MAX_DATA_BYTES));
+                return fail(format!(
+                    "blob {} has {} bytes; 1 to {} are allowed",
+                    blob.hash,
+                    blob.len,
+                    Self::MAX_DATA_BYTES
+                ));
             }
         }
         let j = &self.judging;
@@ -260,7 +260,13 @@ impl Manifest {
             return fail("max_claims must be 1 to 64".into());
         }
         let t = &self.training;
-        if t.inner_steps == 0 || t.batch == 0 || t.chunk == 0 || t.chunk > 1 << 16 || t.keep_per_chunk == 0 || t.keep_per_chunk > t.chunk {
+        if t.inner_steps == 0
+            || t.batch == 0
+            || t.chunk == 0
+            || t.chunk > 1 << 16
+            || t.keep_per_chunk == 0
+            || t.keep_per_chunk > t.chunk
+        {
             return fail("inner_steps and batch must be above 0, chunk 1 to 65536, keep_per_chunk 1 to chunk".into());
         }
         if t.outer_lr_milli == 0 || t.outer_lr_milli > 10_000 {

@@ -208,10 +208,14 @@ impl Outcome {
     /// Whether an honest validator that measured `mine` may sign `self` (R5): same claims and
     /// candidate, and every integer within the rounding edges of S2.
     pub fn agrees(&self, mine: &Self) -> bool {
-        let same = (self.model, self.round, self.parent, self.sealed) == (mine.model, mine.round, mine.parent, mine.sealed);
+        let same =
+            (self.model, self.round, self.parent, self.sealed) == (mine.model, mine.round, mine.parent, mine.sealed);
         let claims = self.claims.len() == mine.claims.len()
             && self.claims.iter().zip(&mine.claims).all(|(a, b)| {
-                a.claim == b.claim && a.trainer == b.trainer && a.measurement.agrees(&b.measurement) && a.verdict == b.verdict
+                a.claim == b.claim
+                    && a.trainer == b.trainer
+                    && a.measurement.agrees(&b.measurement)
+                    && a.verdict == b.verdict
             });
         let head = match (&self.head, &mine.head) {
             (Some(a), Some(b)) => a.agrees(b),

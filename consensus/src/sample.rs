@@ -43,7 +43,8 @@ mod tests {
     #[test] // S3: the drawing is pinned; validators of different builds must agree
     fn pinned() {
         assert_eq!(draw([0; 32], 10, 10), draw([0; 32], 10, 99));
-        let digest = blake3::hash(&draw([7; 32], 60_000, 4_000).iter().flat_map(|i| i.to_le_bytes()).collect::<Vec<_>>());
+        let digest =
+            blake3::hash(&draw([7; 32], 60_000, 4_000).iter().flat_map(|i| i.to_le_bytes()).collect::<Vec<_>>());
         assert_eq!(digest.to_hex().as_str(), "167d7f855a4ec1e033ba342ec63b5ad424de25373a4e282d4608baeefee52a31");
     }
 

@@ -2,7 +2,10 @@
 
 use crate::codec;
 use crate::frost::{Deal, GroupSignature};
-use crate::ids::{BlobHash, BlobRef, BlockHash, ChainId, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash, Preimage, Signature, TxId};
+use crate::ids::{
+    BlobHash, BlobRef, BlockHash, ChainId, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash, Preimage,
+    Signature, TxId,
+};
 use crate::keys::NodeKey;
 use crate::manifest::Manifest;
 use crate::outcome::{Outcome, Seal};
@@ -95,7 +98,15 @@ pub fn claim_escrow(claim: ClaimId) -> EscrowId {
 }
 
 /// R1: H(delta, stated gain, salt, trainer, parent head, model, round).
-pub fn commitment(trainer: NodeId, model: ModelId, round: u64, parent: BlobHash, delta: BlobRef, stated_gain_unat: i64, salt: Digest) -> Digest {
+pub fn commitment(
+    trainer: NodeId,
+    model: ModelId,
+    round: u64,
+    parent: BlobHash,
+    delta: BlobRef,
+    stated_gain_unat: i64,
+    salt: Digest,
+) -> Digest {
     let mut h = blake3::Hasher::new_derive_key("oda 2026 claim commitment");
     h.update(&trainer.0).update(&model.0).update(&round.to_le_bytes()).update(&parent.0);
     h.update(&delta.hash.0).update(&delta.len.to_le_bytes()).update(&stated_gain_unat.to_le_bytes()).update(&salt.0);

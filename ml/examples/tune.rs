@@ -19,9 +19,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bundle = model_file::load(path.as_ref())?;
     let (m, id) = (&bundle.manifest, bundle.manifest.id());
     let split = |i: usize, n| Dataset::from_idx(&bundle.blobs[i], &bundle.blobs[i + 1], n);
-    let data = ModelData { train: split(0, m.data.train.samples)?, eval: split(2, m.data.eval.samples)?, test: split(4, m.data.test.samples)? };
-    println!("delta {} bytes, dense {} bytes", delta::encoded_len(m.parameters() as usize, &m.training), 4 * m.parameters());
-    println!("seed round | honest z (accepted) | random poison lazy foreign z | norm | proven nat | accuracy | train s judge s");
+    let data = ModelData {
+        train: split(0, m.data.train.samples)?,
+        eval: split(2, m.data.eval.samples)?,
+        test: split(4, m.data.test.samples)?,
+    };
+    println!(
+        "delta {} bytes, dense {} bytes",
+        delta::encoded_len(m.parameters() as usize, &m.training),
+        4 * m.parameters()
+    );
+    println!(
+        "seed round | honest z (accepted) | random poison lazy foreign z | norm | proven nat | accuracy | train s judge s"
+    );
     for seed in 0..seeds {
         let mut head = bundle.blobs[6].clone();
         let mut beacon = Beacon([seed as u8 + 1; 32]);
@@ -43,8 +53,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             dense.push((51, work(51, m.training.inner_steps, false)?.iter().map(|v| -v).collect()));
             dense.push((52, work(52, 1, false)?));
             dense.push((53, work(53, m.training.inner_steps, true)?));
-            let claims: Vec<(NodeId, Submitted)> =
-                dense.iter().map(|(who, d)| (NodeId([*who; 32]), Submitted::Bytes(delta::encode(d, &m.training)))).collect();
+            let claims: Vec<(NodeId, Submitted)> = dense
+                .iter()
+                .map(|(who, d)| (NodeId([*who; 32]), Submitted::Bytes(delta::encode(d, &m.training))))
+                .collect();
             let sealed = beacon.next(b"seal");
             let r = Round { manifest: m, model: id, round, start: beacon, sealed, parent: &head, data: &data };
             let clock = std::time::Instant::now();
@@ -55,13 +67,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 .iter()
                 .map(|x| match x {
                     Measurement::Scored(s) => {
-                        let mark = match verdict(&m.judging, x) { Verdict::Accepted => "+", Verdict::Harmful => "h", _ => "-" };
+                        let mark = match verdict(&m.judging, x) {
+                            Verdict::Accepted => "+",
+                            Verdict::Harmful => "h",
+                            _ => "-",
+                        };
                         format!("{:.1}{mark}", excess_z_milli(&s.shard, &s.gate) as f64 / 1000.0)
                     }
                     other => format!("{other:?}"),
                 })
                 .collect();
-            let norm = delta::decode(&delta::encode(&dense[0].1, &m.training), flat.len(), &m.training, &m.judging).map(|d| d.norm()).unwrap_or(-1.0);
+            let norm = delta::decode(&delta::encode(&dense[0].1, &m.training), flat.len(), &m.training, &m.judging)
+                .map(|d| d.norm())
+                .unwrap_or(-1.0);
             let (mut proven, mut accuracy) = (0, 0.0);
             if let (Some(h), Some(bytes)) = (&result.head, result.candidate) {
                 proven = proven_gain_unat(&m.judging, &h.confirm);
@@ -70,7 +88,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     head = bytes;
                 }
             }
-            println!("{seed} {round} | {} | {} | {norm:.2} | {:.4} | {:.1} % | {seconds:.1} {judging:.1}", z[..honest as usize].join(" "), z[honest as usize..].join(" "), proven as f64 / 1e6, 100.0 * accuracy);
+            println!(
+                "{seed} {round} | {} | {} | {norm:.2} | {:.4} | {:.1} % | {seconds:.1} {judging:.1}",
+                z[..honest as usize].join(" "),
+                z[honest as usize..].join(" "),
+                proven as f64 / 1e6,
+                100.0 * accuracy
+            );
             beacon = sealed.next(b"outcome");
         }
     }

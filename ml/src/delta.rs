@@ -125,7 +125,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn training() -> Training {
-        Training { inner_steps: 1, batch: 1, lr_micro: 1, weight_decay_micro: 0, chunk: 64, keep_per_chunk: 8, outer_lr_milli: 1000 }
+        Training {
+            inner_steps: 1,
+            batch: 1,
+            lr_micro: 1,
+            weight_decay_micro: 0,
+            chunk: 64,
+            keep_per_chunk: 8,
+            outer_lr_milli: 1000,
+        }
     }
 
     fn judging() -> Judging {

@@ -43,7 +43,8 @@ fn parse(bytes: &[u8], dims: u8, what: &str) -> Result<(Vec<usize>, Vec<u8>), Ml
     for d in head[4..].chunks_exact(4) {
         sizes.push(u32::from_be_bytes([d[0], d[1], d[2], d[3]]) as usize);
     }
-    let expected = sizes.iter().try_fold(1usize, |a, b| a.checked_mul(*b)).ok_or_else(|| fail("impossible size".into()))?;
+    let expected =
+        sizes.iter().try_fold(1usize, |a, b| a.checked_mul(*b)).ok_or_else(|| fail("impossible size".into()))?;
     if expected != body.len() {
         return Err(fail(format!("the header promises {expected} bytes, there are {}", body.len())));
     }
@@ -97,7 +98,9 @@ impl Dataset {
             return Err(MlError::Data(format!("images have {} pixels, the model takes {inputs}", self.features)));
         }
         match self.labels.iter().max() {
-            Some(max) if u32::from(*max) >= classes => Err(MlError::Data(format!("label {max}, but the model has {classes} classes"))),
+            Some(max) if u32::from(*max) >= classes => {
+                Err(MlError::Data(format!("label {max}, but the model has {classes} classes")))
+            }
             _ => Ok(()),
         }
     }

@@ -69,7 +69,9 @@ pub fn replay(backend: &dyn Backend, r: &Round<'_>, claims: &[(NodeId, Submitted
     let (m, judging) = (r.manifest, &r.manifest.judging);
     let parent = weights::from_bytes(m, r.parent)?;
     let (gate, confirm) = gate_and_confirm(m, r.model, r.round, r.sealed);
-    let paired = |before: &[i64], after: &[i64]| Paired::of(before, after).ok_or_else(|| MlError::Backend("samples differ".into()));
+    let paired = |before: &[i64], after: &[i64]| {
+        Paired::of(before, after).ok_or_else(|| MlError::Backend("samples differ".into()))
+    };
     let gate_before = backend.measure(m, &parent, &r.data.eval, &gate)?.losses_unat;
     #[allow(clippy::cast_precision_loss)]
     let probe_scale = 1.0 / judging.probe_divisor as f32;

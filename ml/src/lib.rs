@@ -56,7 +56,13 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     /// If the weights or indices do not fit.
-    fn measure(&self, manifest: &oda_consensus::manifest::Manifest, weights: &[f32], data: &Dataset, indices: &[u32]) -> Result<Measured, MlError>;
+    fn measure(
+        &self,
+        manifest: &oda_consensus::manifest::Manifest,
+        weights: &[f32],
+        data: &Dataset,
+        indices: &[u32],
+    ) -> Result<Measured, MlError>;
 }
 
 /// Result of a measurement.

@@ -60,7 +60,8 @@ pub fn load(path: &Path) -> Result<Bundle, MlError> {
     let mut split = |files: &Files, name: &str| -> Result<Split, MlError> {
         let mut read = |p: &Path| -> Result<(BlobRef, usize), MlError> {
             let full = dir.join(p);
-            let bytes = std::fs::read(&full).map_err(|e| fail(format!("{name}: cannot read {}: {e}", full.display())))?;
+            let bytes =
+                std::fs::read(&full).map_err(|e| fail(format!("{name}: cannot read {}: {e}", full.display())))?;
             let blob = BlobRef::of(&bytes);
             blobs.push(bytes);
             Ok((blob, blobs.len() - 1))
@@ -70,7 +71,11 @@ pub fn load(path: &Path) -> Result<Bundle, MlError> {
         data.check(*inputs, *classes).map_err(|e| fail(format!("{name}: {e}")))?;
         Ok(Split { images, labels, samples: files.samples })
     };
-    let data = DataSet { train: split(&file.data.train, "train")?, eval: split(&file.data.eval, "eval")?, test: split(&file.data.test, "test")? };
+    let data = DataSet {
+        train: split(&file.data.train, "train")?,
+        eval: split(&file.data.eval, "eval")?,
+        test: split(&file.data.test, "test")?,
+    };
     let mut manifest = Manifest {
         name: file.name,
         architecture: file.architecture,
@@ -83,17 +88,21 @@ pub fn load(path: &Path) -> Result<Bundle, MlError> {
         timing: file.timing,
     };
     if manifest.parameters() > Manifest::MAX_PARAMETERS {
-        return Err(fail(format!("{} parameters, at most {} are supported", manifest.parameters(), Manifest::MAX_PARAMETERS)));
+        return Err(fail(format!(
+            "{} parameters, at most {} are supported",
+            manifest.parameters(),
+            Manifest::MAX_PARAMETERS
+        )));
     }
     let seed = Beacon([0; 32]).seed("initial head", &[file.seed.as_bytes()]);
     let head = weights::to_bytes(&manifest, &weights::initial(&manifest, seed))?;
     manifest.initial_head = BlobRef::of(&head);
     blobs.push(head);
     manifest.check().map_err(|e| fail(e.to_string()))?;
-    let expected = crate::delta::encoded_len(usize::try_from(manifest.parameters()).unwrap_or(usize::MAX), &manifest.training);
+    let expected =
+        crate::delta::encoded_len(usize::try_from(manifest.parameters()).unwrap_or(usize::MAX), &manifest.training);
     if manifest.judging.max_delta_bytes < expected as u64 {
         return Err(fail(format!("max_delta_bytes must be at least {expected} for this compression")));
     }
     Ok(Bundle { manifest, blobs })
 }
-

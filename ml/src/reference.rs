@@ -7,7 +7,13 @@ use oda_consensus::manifest::{Architecture, Manifest};
 pub struct Reference;
 
 impl Backend for Reference {
-    fn measure(&self, manifest: &Manifest, weights: &[f32], data: &Dataset, indices: &[u32]) -> Result<Measured, MlError> {
+    fn measure(
+        &self,
+        manifest: &Manifest,
+        weights: &[f32],
+        data: &Dataset,
+        indices: &[u32],
+    ) -> Result<Measured, MlError> {
         let Architecture::Mlp { inputs, hidden, classes } = &manifest.architecture;
         data.check(*inputs, *classes)?;
         if weights.len() as u64 != manifest.parameters() {

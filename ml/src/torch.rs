@@ -27,7 +27,8 @@ pub fn set_threads(threads: u32) {
 
 /// Images as a matrix in [0, 1] and labels as classes.
 fn batch(data: &Dataset, indices: &[u32], kind: Kind) -> Result<(Tensor, Tensor), MlError> {
-    let (mut pixels, mut labels) = (Vec::with_capacity(indices.len() * data.features), Vec::with_capacity(indices.len()));
+    let (mut pixels, mut labels) =
+        (Vec::with_capacity(indices.len() * data.features), Vec::with_capacity(indices.len()));
     for index in indices {
         let (p, l) = data.sample(*index).ok_or_else(|| MlError::Data(format!("no sample {index}")))?;
         pixels.extend_from_slice(p);
@@ -72,7 +73,13 @@ fn check(manifest: &Manifest, data: &Dataset) -> Result<(), MlError> {
 }
 
 impl Backend for Torch {
-    fn measure(&self, manifest: &Manifest, weights: &[f32], data: &Dataset, indices: &[u32]) -> Result<Measured, MlError> {
+    fn measure(
+        &self,
+        manifest: &Manifest,
+        weights: &[f32],
+        data: &Dataset,
+        indices: &[u32],
+    ) -> Result<Measured, MlError> {
         check(manifest, data)?;
         let _no_grad = tch::no_grad_guard();
         let layers = layers(manifest, weights, Kind::Double)?;
@@ -80,7 +87,11 @@ impl Backend for Torch {
         for part in indices.chunks(BATCH) {
             let (x, y) = batch(data, part, Kind::Double)?;
             let logits = forward(&x, &layers);
-            let losses = logits.f_log_softmax(-1, Kind::Double).map_err(backend)?.f_gather(1, &y.unsqueeze(1), false).map_err(backend)?;
+            let losses = logits
+                .f_log_softmax(-1, Kind::Double)
+                .map_err(backend)?
+                .f_gather(1, &y.unsqueeze(1), false)
+                .map_err(backend)?;
             let losses = Vec::<f64>::try_from(losses.neg().view(-1)).map_err(backend)?;
             losses_unat.extend(losses.into_iter().map(to_unat));
             let right = logits.argmax(-1, false).eq_tensor(&y).sum(Kind::Int64);
@@ -148,7 +159,10 @@ pub fn train(
                 let mut epoch = [0; 32];
                 rng.fill_bytes(&mut epoch);
                 let n = u32::try_from(indices.len()).unwrap_or(u32::MAX);
-                order = oda_consensus::sample::draw(epoch, n, n).into_iter().filter_map(|i| indices.get(i as usize).copied()).collect();
+                order = oda_consensus::sample::draw(epoch, n, n)
+                    .into_iter()
+                    .filter_map(|i| indices.get(i as usize).copied())
+                    .collect();
             }
             wanted.extend(order.pop());
         }

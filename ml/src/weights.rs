@@ -19,7 +19,8 @@ pub fn to_bytes(manifest: &Manifest, flat: &[f32]) -> Result<Vec<u8>, MlError> {
     for (name, shape) in manifest.tensor_shapes() {
         let shape: Vec<usize> = shape.iter().map(|d| *d as usize).collect();
         let bytes = shape.iter().product::<usize>() * 4;
-        let view = TensorView::new(Dtype::F32, shape, &raw[at..at + bytes]).map_err(|e| MlError::Weights(e.to_string()))?;
+        let view =
+            TensorView::new(Dtype::F32, shape, &raw[at..at + bytes]).map_err(|e| MlError::Weights(e.to_string()))?;
         views.push((name, view));
         at += bytes;
     }
@@ -41,7 +42,11 @@ pub fn from_bytes(manifest: &Manifest, bytes: &[u8]) -> Result<Vec<f32>, MlError
     for (name, shape) in shapes {
         let tensor = file.tensor(&name).map_err(|e| fail(format!("{name}: {e}")))?;
         if tensor.dtype() != Dtype::F32 || !tensor.shape().iter().copied().eq(shape.iter().map(|d| *d as usize)) {
-            return Err(fail(format!("{name} is {:?} {:?}, the model has F32 {shape:?}", tensor.dtype(), tensor.shape())));
+            return Err(fail(format!(
+                "{name} is {:?} {:?}, the model has F32 {shape:?}",
+                tensor.dtype(),
+                tensor.shape()
+            )));
         }
         for v in tensor.data().chunks_exact(4) {
             let v = f32::from_le_bytes([v[0], v[1], v[2], v[3]]);

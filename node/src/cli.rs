@@ -21,7 +21,12 @@ pub struct Cli {
     #[arg(long, global = true, env = "ODA_JSON")]
     pub json: bool,
     /// What to log to standard error: error, warn, info, debug, trace, or tracing directives.
-    #[arg(long, global = true, env = "ODA_LOG", default_value = "warn,oda_node=info,oda_storage=info,oda_lightning=info,iroh=error,noq=error,noq_udp=error")]
+    #[arg(
+        long,
+        global = true,
+        env = "ODA_LOG",
+        default_value = "warn,oda_node=info,oda_storage=info,oda_lightning=info,iroh=error,noq=error,noq_udp=error"
+    )]
     pub log: String,
     #[command(subcommand)]
     command: Command,
@@ -159,7 +164,10 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Node(args) => full_node(Config::load(&args.datadir)?, args.datadir, args.validator).await,
         Command::Sponsor(args) => {
             let config = Config::load(&args.datadir)?;
-            anyhow::ensure!(config.sponsor.is_some(), "oda.toml has no [sponsor] section: name the model and the money there");
+            anyhow::ensure!(
+                config.sponsor.is_some(),
+                "oda.toml has no [sponsor] section: name the model and the money there"
+            );
             full_node(config, args.datadir, false).await
         }
         Command::Lite(args) => {
@@ -171,7 +179,10 @@ pub async fn run(cli: Cli) -> Result<()> {
             std::fs::create_dir_all(&args.datadir).with_context(|| args.datadir.display().to_string())?;
             let words = Identity::create(&args.datadir)?;
             let id = Identity::load(&args.datadir)?.key.id();
-            println!("node {id}\n\nWrite these words down; they restore identity and wallet and are not shown again:\n\n  {}", *words);
+            println!(
+                "node {id}\n\nWrite these words down; they restore identity and wallet and are not shown again:\n\n  {}",
+                *words
+            );
             Ok(())
         }
         Command::Model(ModelCommand::List(r)) => query::models(&r.rpc, json).await,
@@ -184,7 +195,11 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Ledger(LedgerCommand::Verify { datadir: Some(dir), .. }) => {
             let genesis = Config::load(&dir)?.genesis(&dir)?;
             let store = RocksLedger::open_read_only(&dir.join("ledger"), genesis.chain())?;
-            let read = move || crate::ledger::verify(genesis, store.tip().map(|(height, _)| height), &|h| store.block(h).map_err(|e| e.to_string()));
+            let read = move || {
+                crate::ledger::verify(genesis, store.tip().map(|(height, _)| height), &|h| {
+                    store.block(h).map_err(|e| e.to_string())
+                })
+            };
             let report = tokio::task::spawn_blocking(read).await?.map_err(anyhow::Error::msg)?;
             query::print_verify(&report, json)
         }
@@ -194,7 +209,9 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Peers(r) => query::peers(&r.rpc, json).await,
         Command::Config(args) => {
             let config = Config::load(&args.datadir)?;
-            if json { query::print_json(&config) } else {
+            if json {
+                query::print_json(&config)
+            } else {
                 print!("{}", toml::to_string(&config)?);
                 Ok(())
             }

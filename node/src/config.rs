@@ -142,9 +142,14 @@ impl Config {
     /// If it is missing, unreadable, or holds an unknown key; says which and what to do.
     pub fn load(datadir: &Path) -> Result<Self> {
         let path = datadir.join(FILE);
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}: give --datadir a directory made by `testnet genesis`, or write one", path.display()))?;
-        let config: Self = toml::from_str(&text).with_context(|| format!("{} is not a valid configuration", path.display()))?;
+        let text = std::fs::read_to_string(&path).with_context(|| {
+            format!(
+                "cannot read {}: give --datadir a directory made by `testnet genesis`, or write one",
+                path.display()
+            )
+        })?;
+        let config: Self =
+            toml::from_str(&text).with_context(|| format!("{} is not a valid configuration", path.display()))?;
         config.check()?;
         Ok(config)
     }
@@ -178,8 +183,10 @@ impl Config {
 /// # Errors
 /// If it is missing, malformed or inconsistent.
 pub fn read_genesis(path: &Path) -> Result<Genesis> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the genesis file {}", path.display()))?;
-    let genesis: Genesis = serde_json::from_str(&text).with_context(|| format!("{} is not a genesis file", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read the genesis file {}", path.display()))?;
+    let genesis: Genesis =
+        serde_json::from_str(&text).with_context(|| format!("{} is not a genesis file", path.display()))?;
     genesis.check().with_context(|| path.display().to_string())?;
     Ok(genesis)
 }

@@ -35,8 +35,10 @@ impl Identity {
         let key = NodeKey::from_seed(seed.as_slice());
         let encryption = EncryptionSecret::derive(&key.secret());
         let mut lightning_seed = Zeroizing::new([0; 64]);
-        lightning_seed[..32].copy_from_slice(&blake3::derive_key("oda 2026 lightning seed, first half", seed.as_slice()));
-        lightning_seed[32..].copy_from_slice(&blake3::derive_key("oda 2026 lightning seed, second half", seed.as_slice()));
+        lightning_seed[..32]
+            .copy_from_slice(&blake3::derive_key("oda 2026 lightning seed, first half", seed.as_slice()));
+        lightning_seed[32..]
+            .copy_from_slice(&blake3::derive_key("oda 2026 lightning seed, second half", seed.as_slice()));
         Ok(Self { key: Arc::new(key), encryption, lightning_seed, share: None })
     }
 
@@ -55,8 +57,10 @@ impl Identity {
         let path = dir.join("frost-share");
         if path.exists() {
             let text = Zeroizing::new(std::fs::read_to_string(&path).with_context(|| path.display().to_string())?);
-            let bytes = Zeroizing::new(hex::decode(text.trim()).with_context(|| format!("{} is damaged", path.display()))?);
-            let share = KeyShare::from_secret_bytes(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
+            let bytes =
+                Zeroizing::new(hex::decode(text.trim()).with_context(|| format!("{} is damaged", path.display()))?);
+            let share =
+                KeyShare::from_secret_bytes(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
             identity.share = Some(share);
         }
         Ok(identity)
@@ -89,7 +93,13 @@ pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<()> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     }
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).with_context(|| path.display().to_string())?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| path.display().to_string())?;
     file.write_all(bytes)?;
     file.write_all(b"\n")?;
     file.sync_all()?;

@@ -82,7 +82,13 @@ pub struct ReplayInput {
 }
 
 /// Fetches a blob unless it is here, and reads it (D1: hash and size are the ledger's).
-async fn obtain(blobs: &Blobs, blob: BlobRef, providers: &[BlobAddr], wait: Duration, progress: Option<mpsc::Sender<u64>>) -> Result<Vec<u8>> {
+async fn obtain(
+    blobs: &Blobs,
+    blob: BlobRef,
+    providers: &[BlobAddr],
+    wait: Duration,
+    progress: Option<mpsc::Sender<u64>>,
+) -> Result<Vec<u8>> {
     timeout(wait, blobs.fetch(&blob, providers, blob.len, progress)).await.context("took too long")??;
     Ok(blobs.get(&blob).await?)
 }
@@ -90,7 +96,13 @@ async fn obtain(blobs: &Blobs, blob: BlobRef, providers: &[BlobAddr], wait: Dura
 static CACHE: Mutex<BTreeMap<ModelId, Arc<ModelData>>> = Mutex::new(BTreeMap::new());
 
 /// The parsed data of a model; fetched and parsed once per process.
-async fn model_data(model: ModelId, manifest: &Manifest, blobs: &Blobs, providers: &[BlobAddr], reporter: Option<&Arc<Reporter>>) -> Result<Arc<ModelData>> {
+async fn model_data(
+    model: ModelId,
+    manifest: &Manifest,
+    blobs: &Blobs,
+    providers: &[BlobAddr],
+    reporter: Option<&Arc<Reporter>>,
+) -> Result<Arc<ModelData>> {
     if let Some(data) = CACHE.lock().unwrap_or_else(PoisonError::into_inner).get(&model) {
         return Ok(data.clone());
     }
@@ -106,7 +118,9 @@ async fn model_data(model: ModelId, manifest: &Manifest, blobs: &Blobs, provider
     let mut files = Vec::new();
     for (what, blob) in named {
         let progress = reporter.map(|r| fetch_progress(r.clone(), what, blob.len));
-        files.push(obtain(blobs, blob, providers, DATA_TIMEOUT, progress).await.with_context(|| format!("fetching {what}"))?);
+        files.push(
+            obtain(blobs, blob, providers, DATA_TIMEOUT, progress).await.with_context(|| format!("fetching {what}"))?,
+        );
     }
     let manifest = manifest.clone();
     let data = tokio::task::spawn_blocking(move || -> Result<ModelData> {
@@ -163,7 +177,8 @@ pub async fn replay(input: ReplayInput) -> Result<Judged> {
     }
     claims.sort_by_key(|(claim, ..)| *claim);
     let (model, round, sealed) = (job.model, job.round, job.sealed);
-    let (names, submitted): (Vec<_>, Vec<_>) = claims.into_iter().map(|(claim, trainer, s)| ((claim, trainer), (trainer, s))).unzip();
+    let (names, submitted): (Vec<_>, Vec<_>) =
+        claims.into_iter().map(|(claim, trainer, s)| ((claim, trainer), (trainer, s))).unzip();
     let result = tokio::task::spawn_blocking(move || {
         let r = Round { manifest: &job.manifest, model, round, start: job.start, sealed, parent: &parent, data: &data };
         judge::replay(&Torch, &r, &submitted)
@@ -172,7 +187,11 @@ pub async fn replay(input: ReplayInput) -> Result<Judged> {
     if let Some(candidate) = result.candidate {
         blobs.add(candidate).await.context("keeping the new head")?;
     }
-    let measured = names.into_iter().zip(result.measured).map(|((claim, trainer), m): (_, Measurement)| (claim, trainer, m)).collect();
+    let measured = names
+        .into_iter()
+        .zip(result.measured)
+        .map(|((claim, trainer), m): (_, Measurement)| (claim, trainer, m))
+        .collect();
     Ok(Judged { model, round, sealed, measured, head: result.head })
 }
 
@@ -191,12 +210,20 @@ pub async fn train(
     let data = model_data(job.model, &job.manifest, &blobs, &providers, Some(&reporter)).await?;
     let progress = fetch_progress(reporter.clone(), "head", job.head.len);
     let head = obtain(&blobs, job.head, &providers, DATA_TIMEOUT, Some(progress)).await.context("fetching the head")?;
-    let (bytes, gain) = tokio::task::spawn_blocking(move || work(&job, me, &options, &data, &head, &reporter)).await??;
+    let (bytes, gain) =
+        tokio::task::spawn_blocking(move || work(&job, me, &options, &data, &head, &reporter)).await??;
     Ok((blobs.add(bytes).await.context("storing the delta")?, gain))
 }
 
 /// The training itself; blocks.
-fn work(job: &TrainJob, me: NodeId, options: &TrainerOptions, data: &ModelData, head: &[u8], reporter: &Reporter) -> Result<(Vec<u8>, i64)> {
+fn work(
+    job: &TrainJob,
+    me: NodeId,
+    options: &TrainerOptions,
+    data: &ModelData,
+    head: &[u8],
+    reporter: &Reporter,
+) -> Result<(Vec<u8>, i64)> {
     let (m, t) = (&job.manifest, &job.manifest.training);
     oda_ml::torch::set_threads(options.threads.max(1));
     let head = weights::from_bytes(m, head)?;
@@ -227,7 +254,8 @@ fn work(job: &TrainJob, me: NodeId, options: &TrainerOptions, data: &ModelData, 
     let mut dense = oda_ml::torch::train(m, &head, &data.train, &shard, steps, seed, &stop, &mut watch)?;
     dense.iter_mut().for_each(|v| *v *= sign);
     let bytes = delta::encode(&dense, t);
-    let sparse = delta::decode(&bytes, head.len(), t, &m.judging).map_err(|why| anyhow::anyhow!("the own delta would be refused: {why:?}"))?;
+    let sparse = delta::decode(&bytes, head.len(), t, &m.judging)
+        .map_err(|why| anyhow::anyhow!("the own delta would be refused: {why:?}"))?;
     let before = Torch.measure(m, &head, &data.train, &own)?.losses_unat;
     let after = Torch.measure(m, &sparse.applied(&head, 1.0), &data.train, &own)?.losses_unat;
     let gain = oda_consensus::score::Paired::of(&before, &after).map_or(0, |p| p.mean_unat());

@@ -11,7 +11,11 @@ use oda_consensus::wire::DecidedBlock;
 ///
 /// # Errors
 /// The first block that is missing, does not decode, is not certified, or breaks a rule.
-pub fn verify(genesis: Genesis, tip: Option<u64>, block: &dyn Fn(u64) -> Result<Option<Vec<u8>>, String>) -> Result<VerifyReport, String> {
+pub fn verify(
+    genesis: Genesis,
+    tip: Option<u64>,
+    block: &dyn Fn(u64) -> Result<Option<Vec<u8>>, String>,
+) -> Result<VerifyReport, String> {
     let mut state = State::new(genesis).map_err(|e| e.to_string())?;
     let mut txs = 0;
     for height in 1..=tip.unwrap_or(0) {

@@ -74,7 +74,12 @@ struct Lite {
 ///
 /// # Errors
 /// Anything that keeps it from starting or going on, said in one line.
-pub async fn run(config: Config, datadir: &Path, reporter: Arc<Reporter>, mut stop: watch::Receiver<bool>) -> Result<()> {
+pub async fn run(
+    config: Config,
+    datadir: &Path,
+    reporter: Arc<Reporter>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<()> {
     let genesis = config.genesis(datadir)?;
     let (chain, group) = (genesis.chain(), genesis.group()?);
     let identity = Identity::load(datadir)?;
@@ -86,7 +91,11 @@ pub async fn run(config: Config, datadir: &Path, reporter: Arc<Reporter>, mut st
         .map(|(_, bytes)| codec::decode(&bytes))
         .collect::<Result<Vec<ClaimRecord>, _>>()
         .context("a claim record is damaged: restore the claims directory from a backup")?;
-    let blobs = Arc::new(Blobs::open(&datadir.join("blobs"), &key.secret(), config.blobs.listen).await.context("opening the blob store")?);
+    let blobs = Arc::new(
+        Blobs::open(&datadir.join("blobs"), &key.secret(), config.blobs.listen)
+            .await
+            .context("opening the blob store")?,
+    );
     let (net, mut net_events) = Net::start(NetConfig {
         key: key.secret(),
         chain,
@@ -105,7 +114,12 @@ pub async fn run(config: Config, datadir: &Path, reporter: Arc<Reporter>, mut st
 
     let (events, mut queue) = mpsc::channel(1024);
     for held in wallet.held_payments() {
-        let event = Event::Held { hash: held.hash, amount_msat: held.amount_msat, deadline: held.claim_deadline_height, done: None };
+        let event = Event::Held {
+            hash: held.hash,
+            amount_msat: held.amount_msat,
+            deadline: held.claim_deadline_height,
+            done: None,
+        };
         events.send(event).await.context("starting")?;
     }
     let pump = tokio::spawn(pump(wallet.clone(), events.clone()));
@@ -311,7 +325,9 @@ impl Lite {
                     self.book.insert(record, now_ms());
                 }
             }
-            Response::Models(ids) => self.models.extend(ids.into_iter().take(MAX_MODELS.saturating_sub(self.models.len()))),
+            Response::Models(ids) => {
+                self.models.extend(ids.into_iter().take(MAX_MODELS.saturating_sub(self.models.len())))
+            }
             // no work is taken before a payment could reach us
             Response::Model(Some(view)) if self.wallet_seen.1 > 0 || self.trainer.claims().next().is_some() => {
                 return self.drive(TrainerInput::Model(view));
@@ -338,14 +354,20 @@ impl Lite {
                 }
                 TrainerEffect::Train(job) => {
                     if self.announced.insert(job.model, job.round) != Some(job.round) {
-                        self.reporter.lite(&LiteEvent::Round { model: job.model, round: job.round, head: job.head.hash });
+                        self.reporter.lite(&LiteEvent::Round {
+                            model: job.model,
+                            round: job.round,
+                            head: job.head.hash,
+                        });
                     }
                     let providers = self.book.providers(&self.members);
                     let (blobs, events, reporter) = (self.blobs.clone(), self.events.clone(), self.reporter.clone());
                     let (me, trainer) = (self.me, self.config.trainer.clone());
                     tokio::spawn(async move {
                         let (model, round) = (job.model, job.round);
-                        let result = jobs::train(*job, me, trainer, blobs, providers, reporter).await.map_err(|e| format!("{e:#}"));
+                        let result = jobs::train(*job, me, trainer, blobs, providers, reporter)
+                            .await
+                            .map_err(|e| format!("{e:#}"));
                         if result.is_err() {
                             tokio::time::sleep(Duration::from_secs(1)).await;
                         }
@@ -368,7 +390,10 @@ impl Lite {
                         let (wallet, events) = (self.wallet.clone(), self.events.clone());
                         tokio::spawn(async move {
                             let text = format!("oda claim {claim}");
-                            let made = wallet::blocking(move || wallet.hold_invoice(payment_hash, amount_msat, &text, 3600, hold_blocks)).await;
+                            let made = wallet::blocking(move || {
+                                wallet.hold_invoice(payment_hash, amount_msat, &text, 3600, hold_blocks)
+                            })
+                            .await;
                             let result = made.and_then(|r| r.map_err(Into::into)).map_err(|e| format!("{e:#}"));
                             let _ = events.send(Event::InvoiceMade { claim, result }).await;
                         });

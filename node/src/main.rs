@@ -6,7 +6,11 @@ fn main() -> std::process::ExitCode {
     let cli = oda_node::cli::Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_new(&cli.log).unwrap_or_else(|_| "info".into());
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::IsTerminal::is_terminal(&std::io::stderr()) { logs.init() } else { logs.with_ansi(false).init() }
+    if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+        logs.init()
+    } else {
+        logs.with_ansi(false).init()
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -54,7 +54,8 @@ impl PeerBook {
     /// Blob addresses: the preferred nodes first, then every full node.
     pub fn providers(&self, preferred: &[NodeId]) -> Vec<BlobAddr> {
         let first = preferred.iter().filter_map(|n| self.get(*n));
-        let rest = self.records.values().map(|r| &r.record).filter(|r| r.role == Role::Full && !preferred.contains(&r.node));
+        let rest =
+            self.records.values().map(|r| &r.record).filter(|r| r.role == Role::Full && !preferred.contains(&r.node));
         first.chain(rest).filter_map(blob_addr).collect()
     }
 }
@@ -73,7 +74,14 @@ mod tests {
     fn only_newer_authentic_records_count() {
         let chain = ChainId([1; 32]);
         let (a, b) = (NodeKey::from_secret(&[1; 32]), NodeKey::from_secret(&[2; 32]));
-        let record = |node, seq_ms| PeerRecord { node, seq_ms, role: Role::Full, blobs: vec!["127.0.0.1:9".into()], p2p: vec![], lightning: None };
+        let record = |node, seq_ms| PeerRecord {
+            node,
+            seq_ms,
+            role: Role::Full,
+            blobs: vec!["127.0.0.1:9".into()],
+            p2p: vec![],
+            lightning: None,
+        };
         let mut book = PeerBook::new(chain);
         assert_eq!(book.insert(SignedPeerRecord::new(record(a.id(), 5), &b, chain), 10), None);
         assert_eq!(book.insert(SignedPeerRecord::new(record(a.id(), 5), &a, chain), 10), Some(true));

@@ -8,7 +8,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 fn client(url: &str) -> Result<HttpClient> {
-    HttpClientBuilder::default().request_timeout(std::time::Duration::from_secs(600)).build(url).with_context(|| format!("{url} is not an RPC address: use http://HOST:PORT"))
+    HttpClientBuilder::default()
+        .request_timeout(std::time::Duration::from_secs(600))
+        .build(url)
+        .with_context(|| format!("{url} is not an RPC address: use http://HOST:PORT"))
 }
 
 /// Turns a failed call into one line that says what to do.
@@ -41,7 +44,14 @@ fn time(ms: u64) -> String {
 }
 
 fn table(header: &[&str], rows: &[Vec<String>]) {
-    let width = |i: usize| rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count()).chain([header.get(i).map_or(0, |h| h.len())]).max().unwrap_or(0);
+    let width = |i: usize| {
+        rows.iter()
+            .filter_map(|r| r.get(i))
+            .map(|c| c.chars().count())
+            .chain([header.get(i).map_or(0, |h| h.len())])
+            .max()
+            .unwrap_or(0)
+    };
     let line = |cells: Vec<String>| {
         let cells: Vec<String> = cells.iter().enumerate().map(|(i, c)| format!("{c:<w$}", w = width(i))).collect();
         println!("{}", cells.join("  ").trim_end());
@@ -81,7 +91,16 @@ pub async fn peers(url: &str, json: bool) -> Result<()> {
     if json {
         return print_json(&peers);
     }
-    let rows: Vec<_> = peers.iter().map(|p| vec![p.node.to_string(), p.role.clone().unwrap_or_else(|| "?".into()), if p.connected { "connected" } else { "known" }.into()]).collect();
+    let rows: Vec<_> = peers
+        .iter()
+        .map(|p| {
+            vec![
+                p.node.to_string(),
+                p.role.clone().unwrap_or_else(|| "?".into()),
+                if p.connected { "connected" } else { "known" }.into(),
+            ]
+        })
+        .collect();
     table(&["NODE", "ROLE", "STATE"], &rows);
     Ok(())
 }
@@ -95,8 +114,21 @@ pub async fn wallet(url: &str, json: bool) -> Result<()> {
     if json {
         return print_json(&w);
     }
-    println!("lightning node  {}\naddress         {}\non chain        {} sat\nover lightning  {} msat", w.node_id, w.address, w.onchain_sat, w.lightning_msat);
-    let rows: Vec<_> = w.channels.iter().map(|c| vec![c.counterparty.clone(), c.capacity_sat.to_string(), if c.usable { "usable" } else { "not ready" }.into()]).collect();
+    println!(
+        "lightning node  {}\naddress         {}\non chain        {} sat\nover lightning  {} msat",
+        w.node_id, w.address, w.onchain_sat, w.lightning_msat
+    );
+    let rows: Vec<_> = w
+        .channels
+        .iter()
+        .map(|c| {
+            vec![
+                c.counterparty.clone(),
+                c.capacity_sat.to_string(),
+                if c.usable { "usable" } else { "not ready" }.into(),
+            ]
+        })
+        .collect();
     table(&["CHANNEL WITH", "SAT", "STATE"], &rows);
     Ok(())
 }
@@ -105,10 +137,24 @@ fn block_rows(blocks: &[BlockInfo]) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     for b in blocks {
         if b.txs.is_empty() {
-            rows.push(vec![b.height.to_string(), time(b.time_ms), b.votes.to_string(), "-".into(), String::new(), String::new()]);
+            rows.push(vec![
+                b.height.to_string(),
+                time(b.time_ms),
+                b.votes.to_string(),
+                "-".into(),
+                String::new(),
+                String::new(),
+            ]);
         }
         for tx in &b.txs {
-            rows.push(vec![b.height.to_string(), time(b.time_ms), b.votes.to_string(), tx.kind.clone(), tx.signer.short(), tx.about.clone()]);
+            rows.push(vec![
+                b.height.to_string(),
+                time(b.time_ms),
+                b.votes.to_string(),
+                tx.kind.clone(),
+                tx.signer.short(),
+                tx.about.clone(),
+            ]);
         }
     }
     rows
@@ -138,7 +184,10 @@ pub async fn block(url: &str, height: u64, json: bool) -> Result<()> {
     if json {
         return print_json(&b);
     }
-    println!("block       {}\nhash        {}\nparent      {}\nstate root  {}\nvotes       {}\n", b.height, b.hash, b.prev, b.state_root, b.votes);
+    println!(
+        "block       {}\nhash        {}\nparent      {}\nstate root  {}\nvotes       {}\n",
+        b.height, b.hash, b.prev, b.state_root, b.votes
+    );
     table(&BLOCK_HEADER, &block_rows(&[b]));
     Ok(())
 }
@@ -154,7 +203,15 @@ pub async fn credit(url: &str, model: Option<ModelId>, json: bool) -> Result<()>
     }
     let rows: Vec<_> = credit
         .iter()
-        .map(|c| vec![c.model.short(), c.trainer.to_string(), nats(i64::try_from(c.credit_unat).unwrap_or(i64::MAX)), format!("{}/{}", c.paid_claims, c.claims), c.paid_msat.to_string()])
+        .map(|c| {
+            vec![
+                c.model.short(),
+                c.trainer.to_string(),
+                nats(i64::try_from(c.credit_unat).unwrap_or(i64::MAX)),
+                format!("{}/{}", c.paid_claims, c.claims),
+                c.paid_msat.to_string(),
+            ]
+        })
         .collect();
     table(&["MODEL", "TRAINER", "CREDIT NAT", "PAID/JUDGED", "PAID MSAT"], &rows);
     Ok(())
@@ -177,7 +234,10 @@ pub fn print_verify(report: &VerifyReport, json: bool) -> Result<()> {
     if json {
         return print_json(report);
     }
-    println!("ledger holds: {} blocks, {} transactions replayed from genesis, state root {}", report.blocks, report.txs, report.state_root);
+    println!(
+        "ledger holds: {} blocks, {} transactions replayed from genesis, state root {}",
+        report.blocks, report.txs, report.state_root
+    );
     Ok(())
 }
 
@@ -195,7 +255,14 @@ pub async fn models(url: &str, json: bool) -> Result<()> {
         .map(|m| {
             let s = &m.state;
             let proven = s["proven_unat"].as_i64().unwrap_or(0);
-            vec![m.id.to_string(), s["manifest"]["name"].as_str().unwrap_or("?").into(), m.parameters.to_string(), s["round"]["number"].to_string(), short(&s["head"]["weights"]["hash"]), nats(proven)]
+            vec![
+                m.id.to_string(),
+                s["manifest"]["name"].as_str().unwrap_or("?").into(),
+                m.parameters.to_string(),
+                s["round"]["number"].to_string(),
+                short(&s["head"]["weights"]["hash"]),
+                nats(proven),
+            ]
         })
         .collect();
     table(&["MODEL", "NAME", "PARAMETERS", "ROUND", "HEAD", "PROVEN NAT"], &rows);
@@ -214,7 +281,13 @@ pub async fn model(url: &str, id: ModelId, json: bool) -> Result<()> {
         return print_json(&serde_json::json!({ "model": model, "outcomes": outcomes }));
     }
     let s = &model.state;
-    println!("model       {id}\nname        {}\nparameters  {}\nhead        {}\nround       {}", s["manifest"]["name"].as_str().unwrap_or("?"), model.parameters, s["head"]["weights"]["hash"].as_str().unwrap_or("?"), s["round"]["number"]);
+    println!(
+        "model       {id}\nname        {}\nparameters  {}\nhead        {}\nround       {}",
+        s["manifest"]["name"].as_str().unwrap_or("?"),
+        model.parameters,
+        s["head"]["weights"]["hash"].as_str().unwrap_or("?"),
+        s["round"]["number"]
+    );
     println!("proven      {} nat\n", nats(s["proven_unat"].as_i64().unwrap_or(0)));
     let rows: Vec<_> = outcomes
         .iter()
@@ -223,14 +296,27 @@ pub async fn model(url: &str, id: ModelId, json: bool) -> Result<()> {
             let test = &outcome["head"]["candidate_test"];
             let n = test["n"].as_f64().unwrap_or(0.0);
             let (loss, accuracy) = if n > 0.0 {
-                (format!("{:.4}", test["loss_sum_unat"].as_f64().unwrap_or(0.0) / n / 1e6), format!("{:.1} %", 100.0 * test["correct"].as_f64().unwrap_or(0.0) / n))
+                (
+                    format!("{:.4}", test["loss_sum_unat"].as_f64().unwrap_or(0.0) / n / 1e6),
+                    format!("{:.1} %", 100.0 * test["correct"].as_f64().unwrap_or(0.0) / n),
+                )
             } else {
                 ("-".into(), "-".into())
             };
             let proven = nats(outcome["proven_unat"].as_i64().unwrap_or(0));
             let round = outcome["round"].to_string();
             outcome["claims"].as_array().cloned().unwrap_or_default().into_iter().map(move |c| {
-                vec![round.clone(), height.clone(), proven.clone(), loss.clone(), accuracy.clone(), c["claim"].as_str().unwrap_or("?").into(), short(&c["trainer"]), verdict(&c["verdict"]), nats(c["credit_unat"].as_i64().unwrap_or(0))]
+                vec![
+                    round.clone(),
+                    height.clone(),
+                    proven.clone(),
+                    loss.clone(),
+                    accuracy.clone(),
+                    c["claim"].as_str().unwrap_or("?").into(),
+                    short(&c["trainer"]),
+                    verdict(&c["verdict"]),
+                    nats(c["credit_unat"].as_i64().unwrap_or(0)),
+                ]
             })
         })
         .collect();
@@ -241,7 +327,10 @@ pub async fn model(url: &str, id: ModelId, json: bool) -> Result<()> {
 fn verdict(v: &Value) -> String {
     match v {
         Value::String(s) => s.replace('_', " "),
-        Value::Object(o) => o.iter().map(|(k, v)| format!("{}: {}", k.replace('_', " "), v.as_str().unwrap_or("").replace('_', " "))).collect(),
+        Value::Object(o) => o
+            .iter()
+            .map(|(k, v)| format!("{}: {}", k.replace('_', " "), v.as_str().unwrap_or("").replace('_', " ")))
+            .collect(),
         _ => "?".into(),
     }
 }
@@ -257,15 +346,35 @@ pub async fn claim(url: &str, id: ClaimId, json: bool) -> Result<()> {
     }
     let c = &info.claim;
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_string);
-    println!("claim      {id}\nmodel      {}\nround      {}\ntrainer    {}\nparent     {}", text(&c["model"]), c["round"], text(&c["trainer"]), text(&c["parent"]["hash"]));
+    println!(
+        "claim      {id}\nmodel      {}\nround      {}\ntrainer    {}\nparent     {}",
+        text(&c["model"]),
+        c["round"],
+        text(&c["trainer"]),
+        text(&c["parent"]["hash"])
+    );
     println!("committed  block {}", c["committed_height"]);
     if let Some(r) = c["reveal"].as_object() {
-        println!("delta      {} ({} bytes), stated gain {} nat", text(&r["delta"]["hash"]), r["delta"]["len"], nats(r["stated_gain_unat"].as_i64().unwrap_or(0)));
+        println!(
+            "delta      {} ({} bytes), stated gain {} nat",
+            text(&r["delta"]["hash"]),
+            r["delta"]["len"],
+            nats(r["stated_gain_unat"].as_i64().unwrap_or(0))
+        );
     }
     if let Some(judged) = c["judged"].as_array().and_then(|j| j.first()) {
-        println!("judged     block {}: {}, credit {} nat", c["judged"][1], verdict(&judged["verdict"]), nats(judged["credit_unat"].as_i64().unwrap_or(0)));
+        println!(
+            "judged     block {}: {}, credit {} nat",
+            c["judged"][1],
+            verdict(&judged["verdict"]),
+            nats(judged["credit_unat"].as_i64().unwrap_or(0))
+        );
         if let Some(scores) = judged["measurement"]["scored"].as_object() {
-            for (name, what) in [("shard", "own shard, full step"), ("gate", "gate sample, full step"), ("probe", "gate sample, probe step")] {
+            for (name, what) in [
+                ("shard", "own shard, full step"),
+                ("gate", "gate sample, full step"),
+                ("probe", "gate sample, probe step"),
+            ] {
                 let p = scores.get(name).cloned().unwrap_or_default();
                 let (n, sum) = (p["n"].as_i64().unwrap_or(1).max(1), p["sum_unat"].as_i64().unwrap_or(0));
                 println!("           {what}: {:>10} nat a sample ({n} samples, sum {sum} unat)", nats(sum / n));
@@ -274,7 +383,13 @@ pub async fn claim(url: &str, id: ClaimId, json: bool) -> Result<()> {
     }
     match &info.escrow {
         None => println!("payment    none dealt"),
-        Some(e) => println!("payment    {} msat from {}: {}\nhash       {}", e["amount_msat"], text(&e["payer"]), escrow_status(&e["status"]), text(&e["payment_hash"])),
+        Some(e) => println!(
+            "payment    {} msat from {}: {}\nhash       {}",
+            e["amount_msat"],
+            text(&e["payer"]),
+            escrow_status(&e["status"]),
+            text(&e["payment_hash"])
+        ),
     }
     Ok(())
 }

@@ -112,7 +112,12 @@ impl Reporter {
         match event {
             LiteEvent::Fetch { what, done, total } => progress(&mut bar, &format!("fetching {what}"), *done, *total),
             LiteEvent::Train { round, step, steps, loss } => {
-                progress(&mut bar, &format!("round {round}: training, loss {loss:.4}"), (*step).into(), (*steps).into());
+                progress(
+                    &mut bar,
+                    &format!("round {round}: training, loss {loss:.4}"),
+                    (*step).into(),
+                    (*steps).into(),
+                );
             }
             other => {
                 if let Some(bar) = bar.take() {
@@ -131,7 +136,9 @@ impl Reporter {
 fn line(event: &LiteEvent) -> Option<String> {
     Some(match event {
         LiteEvent::Started { node, lightning } => format!("node {node}\nlightning {lightning}\nlooking for work"),
-        LiteEvent::Round { model, round, head } => format!("round {round} of model {}: training from head {}", model.short(), head.short()),
+        LiteEvent::Round { model, round, head } => {
+            format!("round {round} of model {}: training from head {}", model.short(), head.short())
+        }
         LiteEvent::Trained { round, bytes, gain_unat } => {
             #[allow(clippy::cast_precision_loss)]
             let gain = *gain_unat as f64 / 1e6;
@@ -141,7 +148,9 @@ fn line(event: &LiteEvent) -> Option<String> {
             let note = if note.is_empty() { String::new() } else { format!(" ({note})") };
             format!("round {round}: claim {} {}{note}", claim.short(), format!("{phase:?}").to_lowercase())
         }
-        LiteEvent::Wallet { lightning_msat, channels } => format!("wallet: {lightning_msat} msat over {channels} channels"),
+        LiteEvent::Wallet { lightning_msat, channels } => {
+            format!("wallet: {lightning_msat} msat over {channels} channels")
+        }
         LiteEvent::Fetch { .. } | LiteEvent::Train { .. } => return None,
     })
 }
@@ -151,7 +160,8 @@ fn progress(bar: &mut Option<ProgressBar>, text: &str, done: u64, total: u64) {
         return;
     }
     let bar = bar.get_or_insert_with(|| {
-        let style = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len}").unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
         ProgressBar::new(total).with_style(style)
     });
     bar.set_length(total);

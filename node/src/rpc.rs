@@ -231,7 +231,8 @@ struct ApiImpl {
 impl ApiImpl {
     fn claim_info(&self, id: ClaimId) -> RpcResult<ClaimInfo> {
         let state = self.shared.state();
-        let claim: &ClaimState = state.claim(id).ok_or_else(|| error(NOT_FOUND, format!("claim {id} is not on the ledger")))?;
+        let claim: &ClaimState =
+            state.claim(id).ok_or_else(|| error(NOT_FOUND, format!("claim {id} is not on the ledger")))?;
         let escrow: Option<&EscrowState> = claim.escrow.and_then(|e| state.escrow(e));
         Ok(ClaimInfo { claim: json(claim)?, escrow: escrow.map(json).transpose()? })
     }
@@ -256,7 +257,12 @@ impl ApiImpl {
                 .block
                 .txs
                 .iter()
-                .map(|t| TxInfo { id: t.id().to_string(), kind: t.kind().into(), signer: t.signer, about: about(&t.tx) })
+                .map(|t| TxInfo {
+                    id: t.id().to_string(),
+                    kind: t.kind().into(),
+                    signer: t.signer,
+                    about: about(&t.tx),
+                })
                 .collect(),
         }))
     }
@@ -296,7 +302,9 @@ impl ApiServer for ApiImpl {
     }
 
     async fn block(&self, height: u64) -> RpcResult<BlockInfo> {
-        self.read_block(height)?.ok_or_else(|| error(NOT_FOUND, format!("no block {height}; the tip is {}", self.shared.state().tip().height)))
+        self.read_block(height)?.ok_or_else(|| {
+            error(NOT_FOUND, format!("no block {height}; the tip is {}", self.shared.state().tip().height))
+        })
     }
 
     async fn blocks(&self, to: Option<u64>, limit: u32, empty: bool) -> RpcResult<Vec<BlockInfo>> {
@@ -343,7 +351,12 @@ impl ApiServer for ApiImpl {
 
     async fn outcomes(&self, model: ModelId, from_round: u64, limit: u32) -> RpcResult<Vec<serde_json::Value>> {
         let state = self.shared.state();
-        state.outcomes(model).filter(|o| o.outcome.round >= from_round).take(limit.min(MAX_PAGE) as usize).map(json).collect()
+        state
+            .outcomes(model)
+            .filter(|o| o.outcome.round >= from_round)
+            .take(limit.min(MAX_PAGE) as usize)
+            .map(json)
+            .collect()
     }
 
     async fn credit(&self, model: Option<ModelId>) -> RpcResult<Vec<CreditInfo>> {
@@ -386,10 +399,11 @@ impl ApiServer for ApiImpl {
             (state.genesis().clone(), state.tip())
         };
         let blocks = self.blocks.clone();
-        let report = tokio::task::spawn_blocking(move || crate::ledger::verify(genesis, Some(tip.height), &|h| blocks.block(h)))
-            .await
-            .map_err(|e| error(DAMAGED, e.to_string()))?
-            .map_err(|e| error(DAMAGED, e))?;
+        let report =
+            tokio::task::spawn_blocking(move || crate::ledger::verify(genesis, Some(tip.height), &|h| blocks.block(h)))
+                .await
+                .map_err(|e| error(DAMAGED, e.to_string()))?
+                .map_err(|e| error(DAMAGED, e))?;
         if report.hash != tip.hash.to_string() || report.state_root != tip.state_root.to_string() {
             return Err(error(DAMAGED, "the replayed state is not the state this node serves"));
         }
@@ -401,13 +415,15 @@ impl ApiServer for ApiImpl {
 ///
 /// # Errors
 /// If the address cannot be bound; says which and what to change.
-pub async fn serve(listen: SocketAddr, shared: Arc<Shared>, blocks: Arc<dyn BlockReader>) -> Result<(ServerHandle, SocketAddr)> {
+pub async fn serve(
+    listen: SocketAddr,
+    shared: Arc<Shared>,
+    blocks: Arc<dyn BlockReader>,
+) -> Result<(ServerHandle, SocketAddr)> {
     let config = ServerConfig::builder().max_request_body_size(64 << 10).max_connections(128).build();
-    let server = Server::builder()
-        .set_config(config)
-        .build(listen)
-        .await
-        .with_context(|| format!("RPC address {listen} cannot be used (is it taken?): stop the other process or change [rpc] listen"))?;
+    let server = Server::builder().set_config(config).build(listen).await.with_context(|| {
+        format!("RPC address {listen} cannot be used (is it taken?): stop the other process or change [rpc] listen")
+    })?;
     let address = server.local_addr()?;
     Ok((server.start(ApiImpl { shared, blocks }.into_rpc()), address))
 }

@@ -81,13 +81,16 @@ impl SponsorHost {
             blobs.add(blob).await.context("storing the model's data")?;
         }
         let me = identity.key.id();
-        let records = RocksRecords::open(&datadir.join("payments"), state.chain()).context("opening the payment records")?;
+        let records =
+            RocksRecords::open(&datadir.join("payments"), state.chain()).context("opening the payment records")?;
         let known = records
             .scan(PREFIX, MAX_RECORDS)?
             .into_iter()
             .map(|(_, bytes)| codec::decode(&bytes))
             .collect::<Result<Vec<PayRecord>, _>>()
-            .context("a payment record is damaged: restore the payments directory from a backup before paying anyone")?;
+            .context(
+                "a payment record is damaged: restore the payments directory from a backup before paying anyone",
+            )?;
         let members = state.genesis().validators.iter().map(|v| v.encryption).collect();
         let engine = Sponsor::new(me, members, state.group().threshold(), known);
         let (wallet, lightning) = wallet::start(node, datadir, identity, "oda sponsor").await?;

@@ -59,7 +59,9 @@ impl Asker {
                 }
             }
         };
-        timeout(Duration::from_secs(20), wait).await.context("no peer answered within 20 s: check --peer and that the node runs")?
+        timeout(Duration::from_secs(20), wait)
+            .await
+            .context("no peer answered within 20 s: check --peer and that the node runs")?
     }
 
     async fn ask(&self, peer: NodeId, request: Request) -> Result<Response> {
@@ -114,7 +116,8 @@ async fn replay(args: &VerifyArgs, dir: &std::path::Path, json: bool) -> Result<
         bail!("claim {} is not on the ledger of {}", args.claim, peer.short());
     };
     let ClaimView { claim, outcome, .. } = *view;
-    let outcome = outcome.with_context(|| format!("claim {} is in round {}, which is not judged yet", args.claim, claim.round))?;
+    let outcome = outcome
+        .with_context(|| format!("claim {} is in round {}, which is not judged yet", args.claim, claim.round))?;
     let Response::Model(Some(model)) = asker.ask(peer, Request::Model(claim.model)).await? else {
         bail!("the peer does not know model {}", claim.model);
     };
@@ -123,15 +126,20 @@ async fn replay(args: &VerifyArgs, dir: &std::path::Path, json: bool) -> Result<
     let attested = verify_outcome(chain, &group, claim.model, &outcome)
         .context("the attestation does not hold: the committee's group key did not sign this outcome")?;
     anyhow::ensure!(attested.round == claim.round, "the peer sent another round's outcome");
-    anyhow::ensure!(attested.claims.iter().any(|c| c.claim == args.claim), "the attested outcome does not know the claim");
+    anyhow::ensure!(
+        attested.claims.iter().any(|c| c.claim == args.claim),
+        "the attested outcome does not know the claim"
+    );
     // the beacon from which the shards came: attested with the round before
     let start = if claim.round == 1 {
         first_beacon(chain, claim.model)
     } else {
-        let Response::Outcome(Some(before)) = asker.ask(peer, Request::Outcome(claim.model, claim.round - 1)).await? else {
+        let Response::Outcome(Some(before)) = asker.ask(peer, Request::Outcome(claim.model, claim.round - 1)).await?
+        else {
             bail!("the peer does not have the outcome of round {}", claim.round - 1);
         };
-        let before_attested = verify_outcome(chain, &group, claim.model, &before).context("the attestation of the round before does not hold")?;
+        let before_attested = verify_outcome(chain, &group, claim.model, &before)
+            .context("the attestation of the round before does not hold")?;
         anyhow::ensure!(before_attested.round == claim.round - 1, "the peer sent another round's outcome");
         before_attested.next_beacon(&before.signature)
     };
@@ -150,8 +158,18 @@ async fn replay(args: &VerifyArgs, dir: &std::path::Path, json: bool) -> Result<
             book.insert(record, crate::clock::now_ms());
         }
     }
-    let job = JudgeJob { model: claim.model, manifest: manifest.clone(), round: claim.round, start, sealed: attested.sealed, parent: attested.parent, claims, attempt: 0 };
-    let judged = jobs::replay(ReplayInput { job, blobs: blobs.clone(), providers: book.providers(&genesis.nodes()) }).await?;
+    let job = JudgeJob {
+        model: claim.model,
+        manifest: manifest.clone(),
+        round: claim.round,
+        start,
+        sealed: attested.sealed,
+        parent: attested.parent,
+        claims,
+        attempt: 0,
+    };
+    let judged =
+        jobs::replay(ReplayInput { job, blobs: blobs.clone(), providers: book.providers(&genesis.nodes()) }).await?;
     let name = (judged.model, judged.round, attested.parent, attested.sealed);
     let mine = Outcome::derive(&manifest, name, judged.measured, judged.head);
     asker.net.shutdown().await;
@@ -180,18 +198,32 @@ fn report(claim: ClaimId, ledger: &Outcome, mine: &Outcome, json: bool) -> Resul
             row("new head", &a.confirm, &b.confirm);
             println!("candidate    ledger {}, replayed {}", a.candidate.hash.short(), b.candidate.hash.short());
         }
-        println!("credit       ledger {} nat, replayed {} nat", nats(theirs.credit_unat.try_into()?), nats(ours.credit_unat.try_into()?));
+        println!(
+            "credit       ledger {} nat, replayed {} nat",
+            nats(theirs.credit_unat.try_into()?),
+            nats(ours.credit_unat.try_into()?)
+        );
     }
     if !agrees {
         bail!("the replay differs from the ledger");
     }
     if !json {
-        println!("{}", if equal { "equal: every integer is the ledger's" } else { "equal but for rounding edges of single samples (S2)" });
+        println!(
+            "{}",
+            if equal {
+                "equal: every integer is the ledger's"
+            } else {
+                "equal but for rounding edges of single samples (S2)"
+            }
+        );
     }
     Ok(())
 }
 
 fn row(name: &str, ledger: &Paired, mine: &Paired) {
     let mark = if ledger == mine { "=" } else { "!" };
-    println!("{name:<12} ledger {:>12} unat over {} samples {mark} replayed {:>12} unat", ledger.sum_unat, ledger.n, mine.sum_unat);
+    println!(
+        "{name:<12} ledger {:>12} unat over {} samples {mark} replayed {:>12} unat",
+        ledger.sum_unat, ledger.n, mine.sum_unat
+    );
 }

@@ -15,8 +15,16 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// If there is no [lightning] section, or the wallet cannot start; says what to do.
-pub async fn start(config: &Config, datadir: &Path, identity: &Identity, alias: &str) -> Result<(Arc<Wallet>, LightningAddress)> {
-    let lightning = config.lightning.clone().context("this role needs a Lightning wallet: add a [lightning] section to oda.toml")?;
+pub async fn start(
+    config: &Config,
+    datadir: &Path,
+    identity: &Identity,
+    alias: &str,
+) -> Result<(Arc<Wallet>, LightningAddress)> {
+    let lightning = config
+        .lightning
+        .clone()
+        .context("this role needs a Lightning wallet: add a [lightning] section to oda.toml")?;
     let Lightning { listen, bitcoind, rpc_user, rpc_password, trusted } = lightning;
     let wallet_config = WalletConfig {
         data_dir: datadir.join("lightning"),

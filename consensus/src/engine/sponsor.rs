@@ -127,7 +127,12 @@ impl Sponsor {
     }
 
     /// Handles one input against the current ledger state.
-    pub fn handle(&mut self, state: &State, input: SponsorInput, rng: &mut (impl RngCore + CryptoRng)) -> Vec<SponsorEffect> {
+    pub fn handle(
+        &mut self,
+        state: &State,
+        input: SponsorInput,
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Vec<SponsorEffect> {
         let mut out = Vec::new();
         match input {
             SponsorInput::StateChanged => {
@@ -183,7 +188,10 @@ impl Sponsor {
         for (_, claim, payee, amount_msat) in wanted {
             let escrow = claim_escrow(claim);
             if !self.records.contains_key(&escrow) {
-                let Ok((preimage, payment_hash, deal)) = deal_preimage(&self.members, self.threshold, &escrow.0, rng) else { continue };
+                let Ok((preimage, payment_hash, deal)) = deal_preimage(&self.members, self.threshold, &escrow.0, rng)
+                else {
+                    continue;
+                };
                 let record = PayRecord {
                     escrow,
                     claim,
@@ -212,13 +220,23 @@ impl Sponsor {
     }
 
     // P3, P6
-    fn on_invoice(&mut self, state: &State, from: NodeId, escrow: EscrowId, bolt11: String, out: &mut Vec<SponsorEffect>) {
+    fn on_invoice(
+        &mut self,
+        state: &State,
+        from: NodeId,
+        escrow: EscrowId,
+        bolt11: String,
+        out: &mut Vec<SponsorEffect>,
+    ) {
         let refuse = |why| SponsorEffect::RefuseInvoice(why);
-        let Some(r) = self.records.get_mut(&escrow) else { return out.push(refuse("no payment of mine has this escrow")) };
+        let Some(r) = self.records.get_mut(&escrow) else {
+            return out.push(refuse("no payment of mine has this escrow"));
+        };
         if r.payee != from {
             return out.push(refuse("the escrow is another trainer's"));
         }
-        let on_ledger = state.escrow(escrow).is_some_and(|e| e.status == EscrowStatus::Dealt && e.payment_hash == r.payment_hash);
+        let on_ledger =
+            state.escrow(escrow).is_some_and(|e| e.status == EscrowStatus::Dealt && e.payment_hash == r.payment_hash);
         if !on_ledger {
             return out.push(refuse("the escrow is not open on the ledger"));
         }
@@ -239,13 +257,18 @@ impl Sponsor {
         for r in self.records.values_mut().filter(|r| r.phase != PayPhase::Closed) {
             let Some(e) = state.escrow(r.escrow) else { continue };
             match (&e.status, &r.phase) {
-                (EscrowStatus::Settled(_), PayPhase::Sent) | (EscrowStatus::Refunded, PayPhase::Dealt | PayPhase::Failed) => {
+                (EscrowStatus::Settled(_), PayPhase::Sent)
+                | (EscrowStatus::Refunded, PayPhase::Dealt | PayPhase::Failed) => {
                     r.phase = PayPhase::Closed;
                     out.push(SponsorEffect::Persist(Box::new(r.clone())));
                 }
                 // the payee has its money but its receipt is not booked: book it
-                (EscrowStatus::Releasing, PayPhase::Sent) => out.push(SponsorEffect::Submit(Tx::Settle(r.escrow, r.preimage))),
-                (EscrowStatus::Refunding, PayPhase::Dealt | PayPhase::Failed) => out.push(SponsorEffect::Submit(Tx::Refund(r.escrow))),
+                (EscrowStatus::Releasing, PayPhase::Sent) => {
+                    out.push(SponsorEffect::Submit(Tx::Settle(r.escrow, r.preimage)))
+                }
+                (EscrowStatus::Refunding, PayPhase::Dealt | PayPhase::Failed) => {
+                    out.push(SponsorEffect::Submit(Tx::Refund(r.escrow)))
+                }
                 _ => {}
             }
         }

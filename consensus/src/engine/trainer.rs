@@ -272,7 +272,9 @@ pub fn verify_model(chain: ChainId, group: &GroupKey, model: ModelId, view: &Mod
         return None;
     }
     match &view.last {
-        None => Some(VerifiedRound { round: 1, head: view.model.manifest.initial_head, start: first_beacon(chain, model) }),
+        None => {
+            Some(VerifiedRound { round: 1, head: view.model.manifest.initial_head, start: first_beacon(chain, model) })
+        }
         Some(last) => {
             let outcome = verify_outcome(chain, group, model, last)?;
             Some(VerifiedRound {
@@ -285,7 +287,12 @@ pub fn verify_model(chain: ChainId, group: &GroupKey, model: ModelId, view: &Mod
 }
 
 /// The outcome, if the group key attests it.
-pub fn verify_outcome<'a>(chain: ChainId, group: &GroupKey, model: ModelId, state: &'a OutcomeState) -> Option<&'a Outcome> {
+pub fn verify_outcome<'a>(
+    chain: ChainId,
+    group: &GroupKey,
+    model: ModelId,
+    state: &'a OutcomeState,
+) -> Option<&'a Outcome> {
     let attestation = Attestation { chain, statement: Statement::Outcome(state.outcome.clone()) };
     let attested = group.verify(&crate::codec::encode(&attestation), &state.signature);
     (attested && state.outcome.model == model).then_some(&state.outcome)
@@ -373,7 +380,8 @@ impl Trainer {
                 self.on_held(payment_hash, amount_msat, claim_deadline_height, &mut out);
             }
             TrainerInput::Received { payment_hash } => {
-                if let Some(claim) = self.by_hash(payment_hash).filter(|r| r.phase == Phase::Claiming).map(|r| r.claim) {
+                if let Some(claim) = self.by_hash(payment_hash).filter(|r| r.phase == Phase::Claiming).map(|r| r.claim)
+                {
                     self.enter(claim, Phase::Received, "", &mut out);
                 }
             }
@@ -480,7 +488,10 @@ impl Trainer {
         match r.phase {
             // P1: a threshold of members shows the same deal and holds good shares of it
             Phase::Committed if member && view.share_held => {
-                let Some(e) = view.escrow.as_ref().filter(|e| e.payee == self.me && e.id == tx::claim_escrow(id)) else { return };
+                let Some(e) = view.escrow.as_ref().filter(|e| e.payee == self.me && e.id == tx::claim_escrow(id))
+                else {
+                    return;
+                };
                 let payment = Payment {
                     escrow: e.id,
                     payer: e.payer,
@@ -504,7 +515,11 @@ impl Trainer {
             Phase::Held => {
                 // R3: visible on a member's ledger means no need to reveal again
                 let Some(state) = &view.outcome else { return };
-                let Some(outcome) = verify_outcome(self.chain, &self.group, r.model, state).filter(|o| o.round == r.round) else { return };
+                let Some(outcome) =
+                    verify_outcome(self.chain, &self.group, r.model, state).filter(|o| o.round == r.round)
+                else {
+                    return;
+                };
                 let judged = outcome.claims.iter().find(|c| c.claim == id).copied();
                 match judged {
                     Some(c) if outcome.pays(&c) => {
@@ -518,7 +533,11 @@ impl Trainer {
                         }
                     }
                     Some(c) => {
-                        let why = if outcome.adopted() { format!("{:?}", c.verdict) } else { format!("{:?}, head not adopted", c.verdict) };
+                        let why = if outcome.adopted() {
+                            format!("{:?}", c.verdict)
+                        } else {
+                            format!("{:?}, head not adopted", c.verdict)
+                        };
                         self.enter(id, Phase::Failing, &why, out);
                     }
                     None => self.enter(id, Phase::Failing, "the round was judged without this claim", out),
@@ -566,7 +585,11 @@ impl Trainer {
 
     // P4
     fn on_share(&mut self, escrow: EscrowId, share: ReleaseShare, out: &mut Vec<TrainerEffect>) {
-        let Some(r) = self.claims.values().find(|r| r.phase == Phase::Held && r.payment.as_ref().is_some_and(|p| p.escrow == escrow)) else {
+        let Some(r) = self
+            .claims
+            .values()
+            .find(|r| r.phase == Phase::Held && r.payment.as_ref().is_some_and(|p| p.escrow == escrow))
+        else {
             return;
         };
         let Some(p) = r.payment.clone() else { return };
@@ -588,7 +611,12 @@ impl Trainer {
         }
     }
 
-    fn throttled(&mut self, claim: ClaimId, out: &mut Vec<TrainerEffect>, act: impl FnOnce(&Self) -> Vec<TrainerEffect>) {
+    fn throttled(
+        &mut self,
+        claim: ClaimId,
+        out: &mut Vec<TrainerEffect>,
+        act: impl FnOnce(&Self) -> Vec<TrainerEffect>,
+    ) {
         let last = self.acted_ms.get(&claim).copied();
         if last.is_none_or(|t| self.now_ms.saturating_sub(t) >= self.config.retry_ms) {
             out.extend(act(self));
@@ -615,8 +643,14 @@ impl Trainer {
         let mut act = vec![TrainerEffect::AskClaim(claim)];
         match (r.phase, &r.payment) {
             (Phase::Committed, _) => {
-                let commitment = tx::commitment(self.me, r.model, r.round, r.parent.hash, r.delta, r.stated_gain_unat, r.salt);
-                act.push(TrainerEffect::Submit(Tx::Commit(Commit { model: r.model, round: r.round, parent: r.parent.hash, commitment })));
+                let commitment =
+                    tx::commitment(self.me, r.model, r.round, r.parent.hash, r.delta, r.stated_gain_unat, r.salt);
+                act.push(TrainerEffect::Submit(Tx::Commit(Commit {
+                    model: r.model,
+                    round: r.round,
+                    parent: r.parent.hash,
+                    commitment,
+                })));
             }
             (Phase::Dealt, Some(p)) => act.push(TrainerEffect::MakeInvoice {
                 claim,
@@ -634,7 +668,11 @@ impl Trainer {
                 salt: r.salt,
             }))),
             (Phase::Claiming, Some(Payment { preimage: Some(preimage), payment_hash, amount_msat, .. })) => {
-                act.push(TrainerEffect::ClaimHtlc { payment_hash: *payment_hash, preimage: *preimage, amount_msat: *amount_msat });
+                act.push(TrainerEffect::ClaimHtlc {
+                    payment_hash: *payment_hash,
+                    preimage: *preimage,
+                    amount_msat: *amount_msat,
+                });
             }
             (Phase::Received, Some(Payment { preimage: Some(preimage), escrow, .. })) => {
                 act.push(TrainerEffect::Submit(Tx::Settle(*escrow, *preimage)));

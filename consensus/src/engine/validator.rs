@@ -197,7 +197,9 @@ impl Validator {
     fn judged(&mut self, state: &State, judged: Judged, out: &mut Vec<ValidatorEffect>) {
         let Some(model) = state.model(judged.model) else { return };
         let current = model.round.as_ref().is_some_and(|r| r.number == judged.round && r.sealed == Some(judged.sealed));
-        let Some(work) = self.work.get_mut(&judged.model).filter(|w| current && w.round == judged.round) else { return };
+        let Some(work) = self.work.get_mut(&judged.model).filter(|w| current && w.round == judged.round) else {
+            return;
+        };
         work.judging = false;
         let name = (judged.model, judged.round, model.head.weights, judged.sealed);
         let outcome = Outcome::derive(&model.manifest, name, judged.measured, judged.head);
@@ -278,7 +280,11 @@ impl Validator {
                 }
                 // A delta I could not fetch and the leader could: fetch again before refusing (R3).
                 let missing = |m: &Measurement| matches!(m, Measurement::Refused(Refusal::NotServed));
-                let retry = mine.claims.iter().zip(&outcome.claims).any(|(a, b)| missing(&a.measurement) && !missing(&b.measurement));
+                let retry = mine
+                    .claims
+                    .iter()
+                    .zip(&outcome.claims)
+                    .any(|(a, b)| missing(&a.measurement) && !missing(&b.measurement));
                 if retry && work.attempt < MAX_ATTEMPTS && !work.judging {
                     work.attempt += 1;
                     work.mine = None; // the next block asks for a new replay

@@ -8,8 +8,8 @@
 use super::group::identifier;
 use crate::ids::{Digest, PaymentHash, Preimage};
 use crate::record;
-use frost_secp256k1 as frost;
 use frost::keys::{IdentifierList, KeyPackage, SecretShare, SigningShare, VerifiableSecretSharingCommitment};
+use frost_secp256k1 as frost;
 use rand_core::{CryptoRng, RngCore};
 use std::fmt;
 
@@ -150,10 +150,12 @@ pub fn deal_preimage(
     let library = |e: frost::Error| DealError::Library(e.to_string());
     let size = |n: usize| u16::try_from(n).map_err(|e| DealError::Library(e.to_string()));
     let secret = frost::SigningKey::new(rng);
-    let preimage = Preimage(secret.serialize().try_into().map_err(|_| DealError::Library("a scalar is not 32 bytes".into()))?);
+    let preimage =
+        Preimage(secret.serialize().try_into().map_err(|_| DealError::Library("a scalar is not 32 bytes".into()))?);
     let ids: Vec<_> = (0..members.len()).map(identifier).collect();
     let (shares, _) =
-        frost::keys::split(&secret, size(members.len())?, size(threshold)?, IdentifierList::Custom(&ids), rng).map_err(library)?;
+        frost::keys::split(&secret, size(members.len())?, size(threshold)?, IdentifierList::Custom(&ids), rng)
+            .map_err(library)?;
     let (mut boxes, mut commitment) = (Vec::new(), Vec::new());
     for (id, key) in ids.iter().zip(members) {
         let share = shares.get(id).ok_or_else(|| DealError::Library("a share is missing".into()))?;
@@ -162,7 +164,9 @@ pub fn deal_preimage(
         }
         let mut plain = zeroize::Zeroizing::new(share.signing_share().serialize());
         plain.extend_from_slice(&context_digest(context));
-        let sealed = crypto_box::PublicKey::from_bytes(key.0.0).seal(rng, &plain).map_err(|e| DealError::Library(e.to_string()))?;
+        let sealed = crypto_box::PublicKey::from_bytes(key.0.0)
+            .seal(rng, &plain)
+            .map_err(|e| DealError::Library(e.to_string()))?;
         boxes.push(sealed);
     }
     let hash = preimage.payment_hash();
@@ -173,7 +177,12 @@ pub fn deal_preimage(
 ///
 /// # Errors
 /// If it is not for this member and context, or the dealer cheated.
-pub fn open_share(deal: &Deal, index: usize, secret: &EncryptionSecret, context: &[u8]) -> Result<ReleaseShare, DealError> {
+pub fn open_share(
+    deal: &Deal,
+    index: usize,
+    secret: &EncryptionSecret,
+    context: &[u8],
+) -> Result<ReleaseShare, DealError> {
     let sealed = deal.boxes.get(index).ok_or(DealError::Sealed)?;
     let plain = zeroize::Zeroizing::new(secret.0.unseal(sealed).map_err(|_| DealError::Sealed)?);
     let (share, bound) = plain.split_at_checked(SCALAR_BYTES).ok_or(DealError::Sealed)?;
@@ -203,7 +212,8 @@ pub fn rebuild(deal: &Deal, hash: PaymentHash, shares: &[ReleaseShare]) -> Resul
     }
     let packages: Vec<KeyPackage> = good.into_values().take(needed).collect();
     let secret = frost::keys::reconstruct(&packages).map_err(|e| DealError::Library(e.to_string()))?;
-    let bytes: [u8; 32] = secret.serialize().try_into().map_err(|_| DealError::Library("a scalar is not 32 bytes".into()))?;
+    let bytes: [u8; 32] =
+        secret.serialize().try_into().map_err(|_| DealError::Library("a scalar is not 32 bytes".into()))?;
     let preimage = Preimage(bytes);
     if preimage.payment_hash() == hash { Ok(preimage) } else { Err(DealError::FalsePreimage) }
 }

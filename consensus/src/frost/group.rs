@@ -2,9 +2,9 @@
 
 use crate::ids::NodeId;
 use crate::record;
-use frost_secp256k1 as frost;
 use frost::Identifier;
 use frost::keys::{KeyPackage, PublicKeyPackage, dkg};
+use frost_secp256k1 as frost;
 use rand_core::{CryptoRng, RngCore};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -102,7 +102,8 @@ impl GroupKey {
 
     /// Whether the committee signed the message.
     pub fn verify(&self, message: &[u8], signature: &GroupSignature) -> bool {
-        frost::Signature::deserialize(&signature.0).is_ok_and(|s| self.package.verifying_key().verify(message, &s).is_ok())
+        frost::Signature::deserialize(&signature.0)
+            .is_ok_and(|s| self.package.verifying_key().verify(message, &s).is_ok())
     }
 
     pub(super) fn package(&self) -> &PublicKeyPackage {
@@ -191,7 +192,11 @@ impl KeyShare {
 ///
 /// # Errors
 /// If the member list is not one FROST serves.
-pub fn dkg_all_local(members: &[NodeId], t: usize, rng: &mut (impl RngCore + CryptoRng)) -> Result<(GroupKey, Vec<KeyShare>), GroupError> {
+pub fn dkg_all_local(
+    members: &[NodeId],
+    t: usize,
+    rng: &mut (impl RngCore + CryptoRng),
+) -> Result<(GroupKey, Vec<KeyShare>), GroupError> {
     check_members(members)?;
     let n = u16::try_from(members.len()).map_err(damaged)?;
     let t = u16::try_from(t).map_err(damaged)?;
@@ -202,7 +207,9 @@ pub fn dkg_all_local(members: &[NodeId], t: usize, rng: &mut (impl RngCore + Cry
         secrets1.insert(*id, secret);
         packages1.insert(*id, package);
     }
-    let others1 = |id: &Identifier| packages1.iter().filter(|(k, _)| *k != id).map(|(k, v)| (*k, v.clone())).collect::<BTreeMap<_, _>>();
+    let others1 = |id: &Identifier| {
+        packages1.iter().filter(|(k, _)| *k != id).map(|(k, v)| (*k, v.clone())).collect::<BTreeMap<_, _>>()
+    };
     let (mut secrets2, mut packages2) = (BTreeMap::new(), BTreeMap::new());
     for (id, secret) in secrets1 {
         let (secret, outgoing) = dkg::part2(secret, &others1(&id)).map_err(damaged)?;
@@ -211,8 +218,11 @@ pub fn dkg_all_local(members: &[NodeId], t: usize, rng: &mut (impl RngCore + Cry
     }
     let (mut shares, mut group) = (Vec::new(), None);
     for id in &ids {
-        let incoming: BTreeMap<_, _> =
-            packages2.iter().filter(|(from, _)| *from != id).filter_map(|(from, out)| Some((*from, out.get(id)?.clone()))).collect();
+        let incoming: BTreeMap<_, _> = packages2
+            .iter()
+            .filter(|(from, _)| *from != id)
+            .filter_map(|(from, out)| Some((*from, out.get(id)?.clone())))
+            .collect();
         let secret = secrets2.get(id).ok_or_else(|| damaged("a member is missing"))?;
         let (key, public) = dkg::part3(secret, &others1(id), &incoming).map_err(damaged)?;
         shares.push(KeyShare(key));

@@ -11,9 +11,9 @@
 use super::group::{GroupKey, GroupSignature, KeyShare, identifier};
 use crate::ids::{Digest, NodeId};
 use crate::record;
-use frost_secp256k1 as frost;
 use frost::round1::{SigningCommitments, SigningNonces};
 use frost::round2::SignatureShare;
+use frost_secp256k1 as frost;
 use rand_core::{CryptoRng, RngCore};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -318,7 +318,13 @@ impl Signer {
         }
     }
 
-    fn start_session(&mut self, id: SessionId, payload: Vec<u8>, excluded: BTreeSet<u16>, heard: &mut VecDeque<SignMessage>) {
+    fn start_session(
+        &mut self,
+        id: SessionId,
+        payload: Vec<u8>,
+        excluded: BTreeSet<u16>,
+        heard: &mut VecDeque<SignMessage>,
+    ) {
         let Some(t) = self.topics.get_mut(&id.topic) else { return };
         heard.push_back(SignMessage::Propose { id, payload: payload.clone() });
         t.lead = Some(Lead {
@@ -349,7 +355,10 @@ impl Signer {
                 }
                 let hash = payload_hash(&payload);
                 let Some(t) = self.topic(id.topic) else { return };
-                if id.attempt > t.attempt.saturating_add(MAX_AHEAD) || t.refused.contains(&hash) || t.spent.contains(&id) {
+                if id.attempt > t.attempt.saturating_add(MAX_AHEAD)
+                    || t.refused.contains(&hash)
+                    || t.spent.contains(&id)
+                {
                     return;
                 }
                 if t.approved.contains(&hash) {
@@ -366,7 +375,10 @@ impl Signer {
                 let Some(index) = self.group.index_of(from).and_then(|i| u16::try_from(i).ok()) else { return };
                 let t_needed = self.group.threshold();
                 let Some(lead) = self.topics.get_mut(&id.topic).and_then(|t| t.lead.as_mut()) else { return };
-                let mine = lead.id == id && lead.package.is_none() && !lead.excluded.contains(&index) && hash == payload_hash(&lead.payload);
+                let mine = lead.id == id
+                    && lead.package.is_none()
+                    && !lead.excluded.contains(&index)
+                    && hash == payload_hash(&lead.payload);
                 let Ok(commitments) = SigningCommitments::deserialize(&commitments) else { return };
                 if !mine {
                     return;
@@ -375,7 +387,8 @@ impl Signer {
                 if lead.commitments.len() < t_needed {
                     return;
                 }
-                let chosen: Vec<(u16, SigningCommitments)> = lead.commitments.iter().map(|(i, c)| (*i, *c)).take(t_needed).collect();
+                let chosen: Vec<(u16, SigningCommitments)> =
+                    lead.commitments.iter().map(|(i, c)| (*i, *c)).take(t_needed).collect();
                 let map = chosen.iter().map(|(i, c)| (identifier(usize::from(*i)), *c)).collect();
                 lead.chosen = chosen.iter().map(|(i, _)| *i).collect();
                 lead.package = Some((frost::SigningPackage::new(map, &lead.payload), now_ms));
@@ -392,10 +405,20 @@ impl Signer {
     }
 
     /// Answers a proposal the host approved with a fresh nonce; one per session, ever.
-    fn commit(&mut self, id: SessionId, hash: Digest, rng: &mut (impl RngCore + CryptoRng), heard: &mut VecDeque<SignMessage>) {
+    fn commit(
+        &mut self,
+        id: SessionId,
+        hash: Digest,
+        rng: &mut (impl RngCore + CryptoRng),
+        heard: &mut VecDeque<SignMessage>,
+    ) {
         let signing_share = *self.share.package().signing_share();
         let Some(t) = self.topics.get_mut(&id.topic) else { return };
-        if t.nonces.contains_key(&id) || t.spent.contains(&id) || t.nonces.len() >= MAX_NONCES || t.spent.len() >= 16 * MAX_NONCES {
+        if t.nonces.contains_key(&id)
+            || t.spent.contains(&id)
+            || t.nonces.len() >= MAX_NONCES
+            || t.spent.len() >= 16 * MAX_NONCES
+        {
             return;
         }
         let (nonces, commitments) = frost::round1::commit(&signing_share, rng);
@@ -432,11 +455,22 @@ impl Signer {
         }
     }
 
-    fn on_share(&mut self, from: NodeId, id: SessionId, share: &[u8], heard: &mut VecDeque<SignMessage>, out: &mut Vec<SignEffect>) {
+    fn on_share(
+        &mut self,
+        from: NodeId,
+        id: SessionId,
+        share: &[u8],
+        heard: &mut VecDeque<SignMessage>,
+        out: &mut Vec<SignEffect>,
+    ) {
         let Some(index) = self.group.index_of(from).and_then(|i| u16::try_from(i).ok()) else { return };
         let group = self.group.clone();
         let Some(lead) = self.topics.get_mut(&id.topic).and_then(|t| t.lead.as_mut()) else { return };
-        let Some((package, _)) = lead.package.as_ref().filter(|_| lead.id == id && !lead.done && lead.chosen.contains(&index)) else { return };
+        let Some((package, _)) =
+            lead.package.as_ref().filter(|_| lead.id == id && !lead.done && lead.chosen.contains(&index))
+        else {
+            return;
+        };
         let member = identifier(usize::from(index));
         let keys = group.package();
         let checked = SignatureShare::deserialize(share).ok().filter(|s| {
@@ -464,7 +498,9 @@ impl Signer {
     /// C4: a new session without the disturbers, while enough members are left.
     fn next_session(&mut self, id: SessionId, excluded: BTreeSet<u16>, heard: &mut VecDeque<SignMessage>) {
         let left = self.group.members().len().saturating_sub(excluded.len());
-        let Some(payload) = self.topics.get(&id.topic).and_then(|t| t.lead.as_ref()).map(|l| l.payload.clone()) else { return };
+        let Some(payload) = self.topics.get(&id.topic).and_then(|t| t.lead.as_ref()).map(|l| l.payload.clone()) else {
+            return;
+        };
         if left >= self.group.threshold() {
             let id = SessionId { session: id.session.saturating_add(1), ..id };
             self.start_session(id, payload, excluded, heard);
@@ -479,7 +515,8 @@ impl Signer {
                 && let Some((_, since)) = &lead.package
                 && now_ms.saturating_sub(*since) >= self.config.share_wait_ms
             {
-                let silent: BTreeSet<u16> = lead.chosen.iter().filter(|i| !lead.shares.contains_key(i)).copied().collect();
+                let silent: BTreeSet<u16> =
+                    lead.chosen.iter().filter(|i| !lead.shares.contains_key(i)).copied().collect();
                 for node in silent.iter().filter_map(|i| self.group.members().get(usize::from(*i))) {
                     out.push(SignEffect::Blame { node: *node, topic, why: "did not send its signature share" });
                 }

@@ -10,7 +10,10 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use entry::{ClaimState, Credit, Entry, EntryError, EscrowState, EscrowStatus, Head, ModelState, OutcomeState, Round, Sponsorship, Tip};
+pub use entry::{
+    ClaimState, Credit, Entry, EntryError, EscrowState, EscrowStatus, Head, ModelState, OutcomeState, Round,
+    Sponsorship, Tip,
+};
 pub use rules::{MAX_MODELS, TxError, claims_digest};
 
 use crate::frost::GroupKey;
@@ -307,15 +310,27 @@ impl State {
                     }
                 }
                 if (held, paid, refunded) != (s.held_msat.into(), s.paid_msat.into(), s.refunded_msat.into()) {
-                    return Err(format!("sponsor {} of model {}: escrows add up to {held} held, {paid} paid, {refunded} refunded msat", s.sponsor.short(), id.short()));
+                    return Err(format!(
+                        "sponsor {} of model {}: escrows add up to {held} held, {paid} paid, {refunded} refunded msat",
+                        s.sponsor.short(),
+                        id.short()
+                    ));
                 }
                 if held + paid > u128::from(s.fund.budget_msat) {
                     return Err(format!("sponsor {} of model {} is above its budget", s.sponsor.short(), id.short()));
                 }
             }
-            let credit: u128 = self.credits.range((id, NodeId([0; 32]))..=(id, NodeId([0xff; 32]))).map(|(_, c)| u128::from(c.credit_unat)).sum();
+            let credit: u128 = self
+                .credits
+                .range((id, NodeId([0; 32]))..=(id, NodeId([0xff; 32])))
+                .map(|(_, c)| u128::from(c.credit_unat))
+                .sum();
             if credit != u128::from(model.proven_unat) {
-                return Err(format!("model {}: credit {credit} is not the proven gain {}", id.short(), model.proven_unat));
+                return Err(format!(
+                    "model {}: credit {credit} is not the proven gain {}",
+                    id.short(),
+                    model.proven_unat
+                ));
             }
         }
         Ok(())

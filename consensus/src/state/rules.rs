@@ -167,7 +167,13 @@ impl State {
             Some(s) if fund.budget_msat <= s.fund.budget_msat => return Err(TxError::BadAmount),
             Some(s) => s.fund = *fund,
             None if full => return Err(TxError::TooManySponsors),
-            None => model.sponsors.push(Sponsorship { sponsor: who, fund: *fund, held_msat: 0, paid_msat: 0, refunded_msat: 0 }),
+            None => model.sponsors.push(Sponsorship {
+                sponsor: who,
+                fund: *fund,
+                held_msat: 0,
+                paid_msat: 0,
+                refunded_msat: 0,
+            }),
         }
         if model.round.is_none() {
             let start = outcome::first_beacon(self.chain, fund.model);
@@ -343,7 +349,10 @@ impl State {
             return Err(TxError::WrongRound(round.number));
         }
         let sealed = round.sealed.ok_or(TxError::NotSealed)?;
-        if outcome.sealed != sealed || outcome.parent != model.head.weights || outcome.claims.len() != round.claims.len() {
+        if outcome.sealed != sealed
+            || outcome.parent != model.head.weights
+            || outcome.claims.len() != round.claims.len()
+        {
             return Err(TxError::WrongStatement);
         }
         if !outcome.is_consistent(&model.manifest) {
@@ -354,7 +363,11 @@ impl State {
         }
         let mut entries = Vec::new();
         for judged in &outcome.claims {
-            let mut claim = self.claim(judged.claim).filter(|c| round.claims.contains(&c.id)).ok_or(TxError::WrongStatement)?.clone();
+            let mut claim = self
+                .claim(judged.claim)
+                .filter(|c| round.claims.contains(&c.id))
+                .ok_or(TxError::WrongStatement)?
+                .clone();
             let hidden = matches!(judged.measurement, Measurement::NotRevealed);
             if claim.trainer != judged.trainer || hidden != claim.reveal.is_none() {
                 return Err(TxError::WrongStatement);
@@ -362,7 +375,11 @@ impl State {
             let pays = outcome.pays(judged);
             if let Some(escrow) = claim.escrow.and_then(|id| self.escrow(id)) {
                 let status = if pays { EscrowStatus::Releasing } else { EscrowStatus::Refunding };
-                entries.push(Entry::Escrow(Box::new(EscrowState { status, changed_height: at.height, ..escrow.clone() })));
+                entries.push(Entry::Escrow(Box::new(EscrowState {
+                    status,
+                    changed_height: at.height,
+                    ..escrow.clone()
+                })));
             }
             let mut credit = self.credit_or_new(outcome.model, claim.trainer);
             credit.claims = credit.claims.saturating_add(1);
@@ -372,7 +389,9 @@ impl State {
             claim.judged = Some((*judged, at.height));
             entries.push(Entry::Claim(Box::new(claim)));
         }
-        debug_assert!(outcome.adopted() || outcome.claims.iter().all(|c| c.verdict != Verdict::Accepted || c.credit_unat == 0));
+        debug_assert!(
+            outcome.adopted() || outcome.claims.iter().all(|c| c.verdict != Verdict::Accepted || c.credit_unat == 0)
+        );
         if let Some(scores) = &outcome.head {
             let test = if outcome.adopted() { scores.candidate_test } else { scores.parent_test };
             model.head.test = Some(test);

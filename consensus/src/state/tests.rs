@@ -1,5 +1,8 @@
 use super::*;
-use crate::frost::{EncryptionSecret, GroupSignature, KeyShare, SignEffect, SignInput, Signer, SignerConfig, deal_preimage, dkg_all_local, payload_hash, threshold};
+use crate::frost::{
+    EncryptionSecret, GroupSignature, KeyShare, SignEffect, SignInput, Signer, SignerConfig, deal_preimage,
+    dkg_all_local, payload_hash, threshold,
+};
 use crate::genesis::{BitcoinNetwork, Validator};
 use crate::ids::{Beacon, BlobHash, BlobRef, Preimage, Signature};
 use crate::keys::NodeKey;
@@ -77,7 +80,14 @@ impl World {
             .members
             .iter()
             .zip(&self.shares)
-            .map(|(k, s)| Signer::new(k.id(), self.state.group().clone(), KeyShare::from_secret_bytes(s).unwrap(), SignerConfig::default()))
+            .map(|(k, s)| {
+                Signer::new(
+                    k.id(),
+                    self.state.group().clone(),
+                    KeyShare::from_secret_bytes(s).unwrap(),
+                    SignerConfig::default(),
+                )
+            })
             .collect();
         let mut queue = std::collections::VecDeque::new();
         for i in 0..signers.len() {
@@ -133,7 +143,8 @@ impl World {
     fn lock_of(&mut self, trainer: usize) -> (Tx, Preimage) {
         let claim = self.reveal_of(trainer).claim;
         let keys: Vec<_> = self.state.genesis().validators.iter().map(|v| v.encryption).collect();
-        let (preimage, payment_hash, deal) = deal_preimage(&keys, 3, &tx::claim_escrow(claim).0, &mut self.rng).unwrap();
+        let (preimage, payment_hash, deal) =
+            deal_preimage(&keys, 3, &tx::claim_escrow(claim).0, &mut self.rng).unwrap();
         (Tx::Lock(Lock { claim, amount_msat: 5_000_000, payment_hash, deal }), preimage)
     }
 
@@ -186,7 +197,12 @@ impl World {
             })
             .collect();
         let head = (!honest.is_empty()).then(|| head_scores(10_000));
-        Outcome::derive(&self.manifest, (self.model(), round.number, model.head.weights, round.sealed.unwrap()), measured, head)
+        Outcome::derive(
+            &self.manifest,
+            (self.model(), round.number, model.head.weights, round.sealed.unwrap()),
+            measured,
+            head,
+        )
     }
 
     fn submit(&mut self, outcome: Outcome) -> Result<(), TxError> {
@@ -330,7 +346,8 @@ fn an_unproven_head_pays_nobody() {
     w.to_sealed(&[0]);
     let proven = w.outcome(&[0]);
     let measured = proven.claims.iter().map(|c| (c.claim, c.trainer, c.measurement)).collect();
-    let unproven = Outcome::derive(&w.manifest, (w.model(), 1, proven.parent, proven.sealed), measured, Some(head_scores(100)));
+    let unproven =
+        Outcome::derive(&w.manifest, (w.model(), 1, proven.parent, proven.sealed), measured, Some(head_scores(100)));
     assert_eq!(unproven.claims[0].verdict, crate::score::Verdict::Accepted);
     assert!(!unproven.adopted());
     w.submit(unproven).unwrap();
@@ -365,7 +382,10 @@ fn money_rules() {
     w.block(&[(c0, &keys[0]), (c1, &keys[1])]).unwrap();
     let (l0, _) = w.lock_of(0);
     let Tx::Lock(l) = l0.clone() else { unreachable!() };
-    assert_eq!(w.block(&[(Tx::Lock(Lock { amount_msat: 4_999_999, ..l.clone() }), &sponsor)]), Err(TxError::WrongAmount(5_000_000)));
+    assert_eq!(
+        w.block(&[(Tx::Lock(Lock { amount_msat: 4_999_999, ..l.clone() }), &sponsor)]),
+        Err(TxError::WrongAmount(5_000_000))
+    );
     w.block(&[(l0, &sponsor)]).unwrap();
     let reused = Lock { claim: w.reveal_of(1).claim, ..l };
     assert_eq!(w.block(&[(Tx::Lock(reused.clone()), &sponsor)]), Err(TxError::PaymentHashReused(reused.payment_hash)));
@@ -382,12 +402,54 @@ fn lying_blocks_are_refused() {
     forged.txs[0].signature = Signature([0; 64]);
     forged.header.txs_root = Block::txs_root(&forged.txs);
     let cases: Vec<(Block, &str)> = vec![
-        ({ let mut b = good.clone(); b.header.height = 2; b }, "does not extend"),
-        ({ let mut b = good.clone(); b.header.prev = BlockHash([9; 32]); b }, "does not extend"),
-        ({ let mut b = good.clone(); b.header.time_ms = 1; b }, "not later"),
-        ({ let mut b = good.clone(); b.header.state_root = Digest([0; 32]); b }, "state root"),
-        ({ let mut b = good.clone(); b.txs.clear(); b }, "other transactions"),
-        ({ let mut b = good.clone(); b.header.chain = ChainId([0; 32]); b }, "another network"),
+        (
+            {
+                let mut b = good.clone();
+                b.header.height = 2;
+                b
+            },
+            "does not extend",
+        ),
+        (
+            {
+                let mut b = good.clone();
+                b.header.prev = BlockHash([9; 32]);
+                b
+            },
+            "does not extend",
+        ),
+        (
+            {
+                let mut b = good.clone();
+                b.header.time_ms = 1;
+                b
+            },
+            "not later",
+        ),
+        (
+            {
+                let mut b = good.clone();
+                b.header.state_root = Digest([0; 32]);
+                b
+            },
+            "state root",
+        ),
+        (
+            {
+                let mut b = good.clone();
+                b.txs.clear();
+                b
+            },
+            "other transactions",
+        ),
+        (
+            {
+                let mut b = good.clone();
+                b.header.chain = ChainId([0; 32]);
+                b
+            },
+            "another network",
+        ),
         (forged, "signature"),
     ];
     for (block, why) in cases {

@@ -92,7 +92,9 @@ impl Core {
             // Late votes of a decided height: the block itself now says what was decided, and this node
             // never works on that height again, so there is nothing left to remember.
             BftEffect::WalAppend { height, .. } if height <= self.shared.state().tip().height => {}
-            BftEffect::WalAppend { height, entry } => self.ledger_mut().wal_append(height, &entry).context("writing the consensus log")?,
+            BftEffect::WalAppend { height, entry } => {
+                self.ledger_mut().wal_append(height, &entry).context("writing the consensus log")?
+            }
             BftEffect::Publish(bytes) => self.publish_vote(&bytes),
             BftEffect::ScheduleTimeout { token, after_ms } => {
                 self.timers.cancel(|t| *t == Timer::Bft(token));
@@ -158,8 +160,11 @@ impl Core {
     pub(super) fn commit(&mut self, decided: DecidedBlock) -> Result<()> {
         let header = decided.block.header;
         let mut next = self.shared.state().clone();
-        let entries = next.apply(&decided.block).context("a decided block does not apply: this node's state differs from the network's; run `oda ledger verify`")?;
-        let changes: Vec<EntryChange> = entries.iter().map(|e| EntryChange { key: e.key(), value: Some(e.value()) }).collect();
+        let entries = next.apply(&decided.block).context(
+            "a decided block does not apply: this node's state differs from the network's; run `oda ledger verify`",
+        )?;
+        let changes: Vec<EntryChange> =
+            entries.iter().map(|e| EntryChange { key: e.key(), value: Some(e.value()) }).collect();
         let prev = if header.height == 1 { BlockHash(header.chain.0) } else { header.prev };
         let record = BlockRecord { height: header.height, hash: header.hash(), prev, bytes: codec::encode(&decided) };
         self.ledger_mut().append(&record, &changes).context("writing a block")?;
@@ -192,9 +197,15 @@ impl Core {
 }
 
 /// Whether the certificate is for this very block and carries enough votes.
-pub(crate) fn check_certificate(decided: &DecidedBlock, chain: oda_consensus::ids::ChainId, validators: &[oda_consensus::ids::NodeId]) -> Result<(), String> {
+pub(crate) fn check_certificate(
+    decided: &DecidedBlock,
+    chain: oda_consensus::ids::ChainId,
+    validators: &[oda_consensus::ids::NodeId],
+) -> Result<(), String> {
     let certificate = &decided.certificate;
-    if certificate.height != decided.block.header.height || certificate.block != block_id(&codec::encode(&decided.block)) {
+    if certificate.height != decided.block.header.height
+        || certificate.block != block_id(&codec::encode(&decided.block))
+    {
         return Err("the certificate is for another block".into());
     }
     verify_certificate(chain, validators, &decided.certificate).map_err(|e| e.to_string())

@@ -10,8 +10,8 @@ mod roles;
 mod shared;
 mod timers;
 
-pub use shared::{PaymentInfo, PeerInfo, Shared};
 pub(crate) use bft_host::check_certificate;
+pub use shared::{PaymentInfo, PeerInfo, Shared};
 
 use crate::clock::now_ms;
 use crate::config::Config;
@@ -120,7 +120,11 @@ impl FullNode {
         let mut state = State::new(genesis)?;
         restore(&mut state, &ledger)?;
 
-        let blobs = Arc::new(Blobs::open(&datadir.join("blobs"), &key.secret(), config.blobs.listen).await.context("opening the blob store")?);
+        let blobs = Arc::new(
+            Blobs::open(&datadir.join("blobs"), &key.secret(), config.blobs.listen)
+                .await
+                .context("opening the blob store")?,
+        );
         let peers = crate::net::parse_peers(&config.p2p.peers)?;
         let (net, net_events) = Net::start(NetConfig {
             key: key.secret(),
@@ -135,10 +139,13 @@ impl FullNode {
 
         let (events, event_queue) = mpsc::channel(1024);
         let sponsor = match &config.sponsor {
-            Some(sponsor) => Some(SponsorHost::start(sponsor, config, datadir, &identity, &state, blobs.clone(), events.clone()).await?),
+            Some(sponsor) => Some(
+                SponsorHost::start(sponsor, config, datadir, &identity, &state, blobs.clone(), events.clone()).await?,
+            ),
             None => None,
         };
-        let record = own_record(&key, chain, Role::Full, &blobs, &net, sponsor.as_ref().map(SponsorHost::lightning_address));
+        let record =
+            own_record(&key, chain, Role::Full, &blobs, &net, sponsor.as_ref().map(SponsorHost::lightning_address));
 
         let rng = ChaCha20Rng::from_rng(rand_core::OsRng).context("no randomness")?;
         let (mut bft, mut signer, mut engine) = (None, None, None);
@@ -147,7 +154,10 @@ impl FullNode {
             let share = identity.share.take().context(
                 "this node has no FROST key share (keys/frost-share): start it without --validator, or restore the share",
             )?;
-            anyhow::ensure!(state.validators().contains(&me), "this node is not a validator of this network: start it without --validator");
+            anyhow::ensure!(
+                state.validators().contains(&me),
+                "this node is not a validator of this network: start it without --validator"
+            );
             wal = ledger.wal(state.tip().height + 1)?;
             let config = BftConfig { key: key.clone(), chain, timeouts: Timeouts::default() };
             bft = Some(Bft::new(config, state.tip().height + 1, &state.validators())?);
@@ -224,7 +234,9 @@ fn restore(state: &mut State, store: &RocksLedger) -> Result<()> {
         }
     })?;
     if let Some(error) = problem {
-        anyhow::bail!("{error}: the ledger on disk is damaged; run `oda ledger verify`, or delete the ledger directory to fetch it again from peers");
+        anyhow::bail!(
+            "{error}: the ledger on disk is damaged; run `oda ledger verify`, or delete the ledger directory to fetch it again from peers"
+        );
     }
     if let Some((height, hash)) = store.tip() {
         anyhow::ensure!(
@@ -264,7 +276,12 @@ impl Core {
         self.store.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn run(mut self, mut net_events: mpsc::Receiver<NetEvent>, mut events: mpsc::Receiver<CoreEvent>, mut stop: watch::Receiver<bool>) -> Result<()> {
+    async fn run(
+        mut self,
+        mut net_events: mpsc::Receiver<NetEvent>,
+        mut events: mpsc::Receiver<CoreEvent>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<()> {
         let mut tick = tokio::time::interval(Duration::from_millis(250));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let result = loop {

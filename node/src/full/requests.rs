@@ -42,7 +42,9 @@ impl Core {
             Request::Models => Response::Models(self.shared.state().models().map(|(id, _)| id).collect()),
             Request::Model(id) => Response::Model(self.model_view(id)),
             Request::Claim(id) => Response::Claim(self.claim_view(id)),
-            Request::Outcome(model, round) => Response::Outcome(self.shared.state().outcome(model, round).cloned().map(Box::new)),
+            Request::Outcome(model, round) => {
+                Response::Outcome(self.shared.state().outcome(model, round).cloned().map(Box::new))
+            }
             Request::Share(escrow) => self.release(from, escrow),
             Request::Invoice { escrow, bolt11 } => self.on_invoice(from, escrow, bolt11),
             Request::Peers => Response::Peers(self.book.all().take(1024).cloned().collect()),

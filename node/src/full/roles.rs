@@ -33,14 +33,18 @@ impl Core {
             let effects = validator.handle(&self.shared.state(), input);
             for effect in effects {
                 match effect {
-                    ValidatorEffect::Sign(input) => inputs.extend(self.sign_effects(input).into_iter().map(ValidatorInput::Signing)),
+                    ValidatorEffect::Sign(input) => {
+                        inputs.extend(self.sign_effects(input).into_iter().map(ValidatorInput::Signing))
+                    }
                     ValidatorEffect::Judge(job) => {
                         let mut preferred: Vec<NodeId> = job.claims.iter().map(|(_, trainer, _)| *trainer).collect();
                         preferred.extend(self.shared.state().validators());
                         self.judges.start(*job, self.book.providers(&preferred));
                     }
                     ValidatorEffect::Submit(tx) => self.submit(tx),
-                    ValidatorEffect::Blame { node, why } => tracing::warn!(member = %node.short(), why, "signing disturbed"),
+                    ValidatorEffect::Blame { node, why } => {
+                        tracing::warn!(member = %node.short(), why, "signing disturbed")
+                    }
                 }
             }
         }
@@ -83,7 +87,9 @@ impl Core {
                     self.shared.set_payment(crate::sponsor::payment_info(&record));
                 }
                 SponsorEffect::Submit(tx) => self.submit(tx),
-                SponsorEffect::Pay { bolt11, payment_hash, amount_msat } => sponsor.pay(bolt11, payment_hash, amount_msat),
+                SponsorEffect::Pay { bolt11, payment_hash, amount_msat } => {
+                    sponsor.pay(bolt11, payment_hash, amount_msat)
+                }
                 SponsorEffect::RefuseInvoice(why) => refusal = Some(why),
             }
         }

@@ -126,7 +126,10 @@ impl Shared {
     /// Why it was not taken.
     pub async fn submit(&self, tx: SignedTx) -> Result<(), String> {
         let (reply, answer) = oneshot::channel();
-        self.events.send(CoreEvent::Submit(Box::new(tx), reply)).await.map_err(|_| "the node is stopping".to_string())?;
+        self.events
+            .send(CoreEvent::Submit(Box::new(tx), reply))
+            .await
+            .map_err(|_| "the node is stopping".to_string())?;
         answer.await.map_err(|_| "the node is stopping".to_string())?
     }
 }

@@ -38,8 +38,23 @@ impl Net {
         let members: Vec<NodeId> = (0..n).map(|i| NodeId([u8::try_from(i).unwrap() + 1; 32])).collect();
         let (group, shares) = dkg_all_local(&members, threshold(n), &mut rng).unwrap();
         let keys: Vec<_> = shares.iter().map(|s| s.to_secret_bytes().unwrap()).collect();
-        let signers = members.iter().zip(shares).map(|(m, s)| Signer::new(*m, group.clone(), s, SignerConfig::default())).collect();
-        Self { signers, conduct: conduct.to_vec(), rng, queue: vec![], now_ms: 0, signed: vec![], blamed: BTreeSet::new(), sent: vec![], group, keys }
+        let signers = members
+            .iter()
+            .zip(shares)
+            .map(|(m, s)| Signer::new(*m, group.clone(), s, SignerConfig::default()))
+            .collect();
+        Self {
+            signers,
+            conduct: conduct.to_vec(),
+            rng,
+            queue: vec![],
+            now_ms: 0,
+            signed: vec![],
+            blamed: BTreeSet::new(),
+            sent: vec![],
+            group,
+            keys,
+        }
     }
 
     fn input(&mut self, to: usize, input: SignInput) {
@@ -79,7 +94,8 @@ impl Net {
         }
         while self.now_ms < until_ms && self.signed.is_empty() {
             self.now_ms += 10;
-            let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queue).into_iter().partition(|m| m.0 <= self.now_ms);
+            let (due, later): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.queue).into_iter().partition(|m| m.0 <= self.now_ms);
             self.queue = later;
             for (_, to, from, message) in due {
                 self.input(to, SignInput::Message { from, message });
