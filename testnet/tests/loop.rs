@@ -97,7 +97,13 @@ impl Story {
             match summary {
                 Ok(summary) if summary.is_good() => return Ok(summary),
                 Ok(summary) if Instant::now() > deadline => {
-                    bail!("the books do not balance: {summary:#?}\n{}", self.logs())
+                    bail!(
+                        "the books do not balance:
+{}
+{}",
+                        wrong(&summary),
+                        self.logs()
+                    )
                 }
                 Err(error) if Instant::now() > deadline => return Err(error),
                 _ => {}
@@ -244,6 +250,16 @@ impl Story {
         self.balanced().await.context("at the end")?;
         Ok(())
     }
+}
+
+/// What does not add up.
+fn wrong(summary: &Summary) -> String {
+    let checks = summary
+        .checks
+        .iter()
+        .filter(|c| !c.holds())
+        .map(|c| format!("{}: {} is not {} {}", c.what, c.left, c.right, c.unit));
+    checks.chain(summary.problems.iter().cloned()).collect::<Vec<_>>().join("\n")
 }
 
 /// Ends the story, well or not; then nothing runs any more.

@@ -154,7 +154,7 @@ impl ClaimView {
         let scores = judged.and_then(|o| if let Measurement::Scored(s) = o.measurement { Some(s) } else { None });
         let z_milli = scores.map(|s| excess_z_milli(&s.shard, &s.gate));
         let stage = match judged {
-            Some(o) => explain(o.verdict, z_milli, judging, adopted),
+            Some(o) => explain(o.verdict, judging, adopted),
             None if info.claim.reveal.is_some() => "revealed".into(),
             None if held => "locked".into(),
             None if info.escrow.is_some() => "payment dealt".into(),
@@ -177,20 +177,15 @@ impl ClaimView {
 }
 
 /// A verdict with its reason, for people.
-fn explain(verdict: Verdict, z_milli: Option<i64>, judging: &Judging, adopted: bool) -> String {
-    let z =
-        |milli: i64| format!("{}{}.{}", if milli < 0 { "-" } else { "" }, milli.abs() / 1000, milli.abs() % 1000 / 100);
+fn explain(verdict: Verdict, judging: &Judging, adopted: bool) -> String {
+    let milli = |z: u32| format!("{}.{}", z / 1000, z % 1000 / 100);
     match verdict {
         Verdict::Accepted if adopted => "accepted".into(),
         Verdict::Accepted => "accepted, but the new head is no better".into(),
         Verdict::NotRevealed => "rejected: never revealed".into(),
         Verdict::Refused(why) => format!("refused: {}", refusal(why)),
         Verdict::NotAssignedWork => {
-            format!(
-                "rejected: not the assigned work, z {} of {}",
-                z_milli.map_or("-".into(), z),
-                z(judging.assigned_z_milli.into())
-            )
+            format!("rejected: not the assigned work (z below {})", milli(judging.assigned_z_milli))
         }
         Verdict::Harmful => "rejected: makes the model worse".into(),
         Verdict::BadMeasurement => "rejected: wrong sample sizes".into(),

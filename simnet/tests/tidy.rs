@@ -1,0 +1,132 @@
+//! The rules of the house as tests: which crate may depend on which, what pure code may not touch, and
+//! what nobody may write. Each rule is a function over text, and is seen to fail on a planted violation.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_path_buf()
+}
+
+/// Direct dependencies of each member on other members and outside crates, as declared.
+fn dependencies() -> (BTreeMap<String, BTreeSet<String>>, serde_json::Value) {
+    let out = Command::new(env!("CARGO"))
+        .args(["metadata", "--locked", "--offline", "--format-version", "1"])
+        .current_dir(root())
+        .output()
+        .expect("cargo metadata");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let meta: serde_json::Value = serde_json::from_slice(&out.stdout).expect("json");
+    let members: BTreeSet<&str> = meta["workspace_members"].as_array().expect("members").iter().filter_map(|m| m.as_str()).collect();
+    let mut found = BTreeMap::new();
+    for package in meta["packages"].as_array().expect("packages") {
+        if members.contains(package["id"].as_str().unwrap_or("")) {
+            let normal = package["dependencies"].as_array().expect("dependencies").iter().filter(|d| d["kind"].is_null());
+            let names = normal.filter_map(|d| d["name"].as_str()).map(str::to_string).collect();
+            found.insert(package["name"].as_str().expect("name").to_string(), names);
+        }
+    }
+    (found, meta)
+}
+
+/// Edges no crate may have (docs/architecture.md).
+fn forbidden_edges(deps: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+    let rules: [(&str, &[&str]); 6] = [
+        ("oda-consensus", &["oda-storage", "oda-ml", "oda-lightning", "oda-node", "oda-testnet", "oda-simnet", "tokio", "libp2p", "iroh", "rocksdb", "ldk-node", "tch", "rand"]),
+        ("oda-storage", &["oda-ml", "oda-lightning", "oda-node", "oda-testnet", "oda-simnet"]),
+        ("oda-ml", &["oda-storage", "oda-lightning", "oda-node", "oda-testnet", "oda-simnet"]),
+        ("oda-lightning", &["oda-storage", "oda-ml", "oda-node", "oda-testnet", "oda-simnet"]),
+        ("oda-testnet", &["oda-node", "oda-ml", "oda-storage", "tch", "ldk-node"]),
+        ("oda-simnet", &["oda-node", "oda-testnet", "libp2p", "iroh", "iroh-blobs", "rocksdb", "ldk-node", "tch", "tokio"]),
+    ];
+    let mut out = Vec::new();
+    for (from, forbidden) in rules {
+        let Some(names) = deps.get(from) else {
+            out.push(format!("{from} is missing"));
+            continue;
+        };
+        out.extend(forbidden.iter().filter(|f| names.contains(**f)).map(|f| format!("{from} -> {f}")));
+    }
+    out
+}
+
+#[test]
+fn dependency_rule() {
+    let (mut deps, _) = dependencies();
+    assert_eq!(forbidden_edges(&deps), Vec::<String>::new());
+    deps.entry("oda-consensus".into()).or_default().insert("tokio".into());
+    assert_eq!(forbidden_edges(&deps), ["oda-consensus -> tokio"], "a planted edge is found");
+}
+
+/// Licences a package offers that are not allowed; empty if some choice is.
+fn licence_problem(expression: &str, allowed: &BTreeSet<&str>) -> Option<String> {
+    let all_of = expression.replace('/', " OR ");
+    let fits = all_of.split(" AND ").all(|part| {
+        let part = part.trim().trim_start_matches('(').trim_end_matches(')');
+        part.split(" OR ").any(|choice| allowed.contains(choice.trim().trim_start_matches('(').trim_end_matches(')')))
+    });
+    (!fits).then(|| expression.to_string())
+}
+
+#[test]
+fn licences_are_allowed() {
+    let deny = std::fs::read_to_string(root().join("deny.toml")).expect("deny.toml");
+    let allow = deny.split("allow = [").nth(1).and_then(|s| s.split("\n]").next()).expect("allow list");
+    let allowed: BTreeSet<&str> = allow.split('"').skip(1).step_by(2).collect();
+    let (_, meta) = dependencies();
+    for package in meta["packages"].as_array().expect("packages") {
+        let name = package["name"].as_str().unwrap_or("?");
+        let excepted = deny.contains(&format!("crate = \"{name}\""));
+        let licence = package["license"].as_str().unwrap_or("none");
+        if let Some(problem) = licence_problem(licence, &allowed).filter(|_| !excepted) {
+            panic!("{name}: {problem} is not in deny.toml");
+        }
+        let source = package["source"].as_str().unwrap_or("registry+member");
+        assert!(source.starts_with("registry+"), "{name} comes from {source}");
+    }
+    assert!(licence_problem("GPL-3.0-only", &allowed).is_some());
+    assert!(licence_problem("MIT AND GPL-3.0-only", &allowed).is_some());
+    assert!(licence_problem("GPL-2.0-only OR MIT", &allowed).is_none());
+}
+
+fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            if !matches!(path.file_name().and_then(|n| n.to_str()), Some("target" | ".git" | "data")) {
+                sources(&path, out);
+            }
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            out.push(path);
+        }
+    }
+}
+
+/// Lines that hold one of the words outside comments.
+fn offences(text: &str, words: &[&str]) -> Vec<String> {
+    let code = |line: &str| !line.trim_start().starts_with("//");
+    text.lines().filter(|l| code(l)).filter_map(|l| words.iter().find(|w| l.contains(**w)).map(|w| format!("{w}: {}", l.trim()))).collect()
+}
+
+const IMPURE: [&str; 6] = ["Instant::now", "SystemTime::now", "thread_rng", "HashMap", "HashSet", "tokio::"];
+const UNFINISHED: [&str; 6] = ["todo!(", "unimplemented!(", "dbg!(", "#[ignore", "unbounded_channel", "unsafe {"];
+
+#[test]
+fn pure_code_is_pure_and_nothing_is_unfinished() {
+    let mut files = Vec::new();
+    sources(&root(), &mut files);
+    assert!(files.len() > 50, "the sources were not found");
+    for file in files {
+        if file.ends_with("simnet/tests/tidy.rs") {
+            continue; // the words themselves stand here
+        }
+        let text = std::fs::read_to_string(&file).expect("source");
+        assert_eq!(offences(&text, &UNFINISHED), Vec::<String>::new(), "{}", file.display());
+        if file.starts_with(root().join("consensus/src")) && !file.ends_with("tests.rs") {
+            assert_eq!(offences(&text, &IMPURE), Vec::<String>::new(), "{}", file.display());
+        }
+    }
+    assert_eq!(offences("let x = Instant::now();", &IMPURE).len(), 1);
+    assert_eq!(offences("// Instant::now is forbidden", &IMPURE).len(), 0);
+}
