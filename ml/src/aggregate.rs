@@ -42,7 +42,10 @@ mod tests {
         let (a, b, c) = (delta(&[(0, 0.3), (5, -0.7)]), delta(&[(0, 0.1), (7, 0.2)]), delta(&[(1, 9.0)]));
         let head = new_head(&parent, &[&a, &b, &c], 700);
         let bytes: Vec<u8> = head.iter().flat_map(|v| v.to_le_bytes()).collect();
-        assert_eq!(blake3::hash(&bytes).to_hex().as_str(), "GOLDEN");
+        assert_eq!(
+            blake3::hash(&bytes).to_hex().as_str(),
+            "a148bc64be18bd5a6e659214f3ba36f47bbf7959b08a14b3481c20de7456ff76"
+        );
     }
 
     #[test] // attack 10: an inflated delta weighs no more than the median one

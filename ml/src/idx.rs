@@ -129,7 +129,8 @@ mod tests {
         assert!(error(&images, &write(&[2], &[0, 1]), 2).contains("3 images but 2 labels"));
         assert!(error(&images, &labels, 9).contains("3 samples, 9 are needed"));
         assert!(error(&images[..20], &labels, 1).contains("promises 12 bytes"));
-        assert!(error(&labels, &images, 1).contains("not an IDX"));
+        assert!(error(&images, &images, 1).contains("not an IDX"));
+        assert!(error(&labels, &labels, 1).contains("shorter than an IDX header"));
         assert!(data.check(5, 3).unwrap_err().to_string().contains("4 pixels"));
         assert!(data.check(4, 1).unwrap_err().to_string().contains("label 1"));
     }

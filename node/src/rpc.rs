@@ -220,7 +220,9 @@ fn error(code: i32, text: impl Into<String>) -> ErrorObjectOwned {
 }
 
 fn json(value: &impl Serialize) -> RpcResult<serde_json::Value> {
-    serde_json::to_value(value).map_err(|e| error(DAMAGED, e.to_string()))
+    // by way of text: a sum of squares may be above 64 bits, which a JSON value holds only as a float
+    let text = serde_json::to_string(value).map_err(|e| error(DAMAGED, e.to_string()))?;
+    serde_json::from_str(&text).map_err(|e| error(DAMAGED, e.to_string()))
 }
 
 struct ApiImpl {

@@ -15,7 +15,7 @@ use oda_consensus::manifest::Manifest;
 use oda_consensus::state::State;
 use oda_consensus::tx::{Fund, Tx};
 use oda_consensus::wire::{LightningAddress, Role};
-use oda_lightning::{LnEvent, Wallet};
+use oda_lightning::{LnEvent, PaymentState, PaymentStatus, Wallet};
 use oda_storage::{Blobs, RecordStore, RocksRecords};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -54,6 +54,8 @@ const PREFIX: &[u8] = b"pay/";
 const MAX_RECORDS: usize = 1 << 20;
 /// Pause before a channel that is not there yet is opened again.
 const CHANNEL_RETRY: Duration = Duration::from_secs(20);
+/// Pause between two channels; LDK looks at the chain every two seconds.
+const CHANNEL_PAUSE: Duration = Duration::from_secs(3);
 
 fn key(record: &PayRecord) -> Vec<u8> {
     [PREFIX, &record.escrow.0].concat()
@@ -99,7 +101,7 @@ impl SponsorHost {
             wallet::blocking(move || wallet.new_address()).await??
         };
         tokio::spawn(pump(wallet.clone(), address, events.clone()));
-        Ok(Self {
+        let host = Self {
             engine,
             me,
             wallet,
@@ -111,7 +113,9 @@ impl SponsorHost {
             opened: BTreeMap::new(),
             events,
             refreshed: None,
-        })
+        };
+        host.reconcile();
+        Ok(host)
     }
 
     pub(crate) fn lightning_address(&self) -> LightningAddress {
@@ -137,10 +141,22 @@ impl SponsorHost {
     pub(crate) fn pay(&self, bolt11: String, payment_hash: PaymentHash, amount_msat: u64) {
         let (wallet, events) = (self.wallet.clone(), self.events.clone());
         tokio::spawn(async move {
-            let result = wallet::blocking(move || wallet.pay(&bolt11, payment_hash, amount_msat)).await;
+            let payer = wallet.clone();
+            let result = wallet::blocking(move || payer.pay(&bolt11, payment_hash, amount_msat)).await;
             if let Err(why) = result.and_then(|r| r.map_err(Into::into)) {
-                let why = format!("{why:#}");
-                let _ = events.send(CoreEvent::Wallet(WalletReport::NotStarted { payment_hash, why })).await;
+                report_end(&wallet, &events, payment_hash, &format!("{why:#}")).await;
+            }
+        });
+    }
+
+    /// What a restart may have missed (P6): the wallet's own record of every payment not yet over.
+    fn reconcile(&self) {
+        let open = |r: &&PayRecord| matches!(r.phase, PayPhase::Paying);
+        let hashes: Vec<PaymentHash> = self.engine.records().filter(open).map(|r| r.payment_hash).collect();
+        let (wallet, events) = (self.wallet.clone(), self.events.clone());
+        tokio::spawn(async move {
+            for hash in hashes {
+                report_end(&wallet, &events, hash, "the node stopped before it was sent").await;
             }
         });
     }
@@ -154,6 +170,10 @@ impl SponsorHost {
         let lites = book.all().map(|r| &r.record).filter(|r| r.role == Role::Lite).filter_map(|r| r.lightning.clone());
         for peer in lites.collect::<Vec<_>>() {
             let known = self.opened.len();
+            // One at a time, the wallet synced in between: it would fund two channels with one coin.
+            if self.opened.values().any(|at| at.elapsed() < CHANNEL_PAUSE) {
+                return;
+            }
             match self.opened.get(&peer.node_id) {
                 Some(at) if at.elapsed() < CHANNEL_RETRY => continue,
                 None if known >= self.config.max_channels => continue,
@@ -166,9 +186,7 @@ impl SponsorHost {
                     let _ = wallet.connect(&peer.node_id, &peer.address);
                     return;
                 }
-                if wallet.onchain_balance_sat() <= sat {
-                    let _ = wallet.sync();
-                }
+                let _ = wallet.sync();
                 if wallet.onchain_balance_sat() <= sat {
                     tracing::info!(sat, "waiting for coins to open a channel with");
                     return;
@@ -185,6 +203,23 @@ impl SponsorHost {
         let wallet = self.wallet;
         let _ = wallet::blocking(move || wallet.stop()).await;
     }
+}
+
+/// Tells the core what the wallet's own record says of a payment that did not start: settled, failed,
+/// under way (then its end comes as an event), or unknown, which alone means it never left.
+async fn report_end(wallet: &Arc<Wallet>, events: &mpsc::Sender<CoreEvent>, payment_hash: PaymentHash, why: &str) {
+    let asked = wallet.clone();
+    let Ok(status) = wallet::blocking(move || asked.payment_status(payment_hash)).await else { return };
+    let (done, _) = oneshot::channel();
+    let report = match status {
+        Some(PaymentStatus { state: PaymentState::Succeeded, fee_paid_msat, .. }) => {
+            WalletReport::Sent { payment_hash, fee_msat: fee_paid_msat.unwrap_or(0), done }
+        }
+        Some(PaymentStatus { state: PaymentState::Failed, .. }) => WalletReport::SendFailed { payment_hash, done },
+        Some(_) => return,
+        None => WalletReport::NotStarted { payment_hash, why: why.into() },
+    };
+    let _ = events.send(CoreEvent::Wallet(report)).await;
 }
 
 /// Carries wallet events to the core, one at a time, and balances once a second.

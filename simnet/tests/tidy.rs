@@ -18,11 +18,13 @@ fn dependencies() -> (BTreeMap<String, BTreeSet<String>>, serde_json::Value) {
         .expect("cargo metadata");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let meta: serde_json::Value = serde_json::from_slice(&out.stdout).expect("json");
-    let members: BTreeSet<&str> = meta["workspace_members"].as_array().expect("members").iter().filter_map(|m| m.as_str()).collect();
+    let members: BTreeSet<&str> =
+        meta["workspace_members"].as_array().expect("members").iter().filter_map(|m| m.as_str()).collect();
     let mut found = BTreeMap::new();
     for package in meta["packages"].as_array().expect("packages") {
         if members.contains(package["id"].as_str().unwrap_or("")) {
-            let normal = package["dependencies"].as_array().expect("dependencies").iter().filter(|d| d["kind"].is_null());
+            let normal =
+                package["dependencies"].as_array().expect("dependencies").iter().filter(|d| d["kind"].is_null());
             let names = normal.filter_map(|d| d["name"].as_str()).map(str::to_string).collect();
             found.insert(package["name"].as_str().expect("name").to_string(), names);
         }
@@ -33,12 +35,32 @@ fn dependencies() -> (BTreeMap<String, BTreeSet<String>>, serde_json::Value) {
 /// Edges no crate may have (docs/architecture.md).
 fn forbidden_edges(deps: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
     let rules: [(&str, &[&str]); 6] = [
-        ("oda-consensus", &["oda-storage", "oda-ml", "oda-lightning", "oda-node", "oda-testnet", "oda-simnet", "tokio", "libp2p", "iroh", "rocksdb", "ldk-node", "tch", "rand"]),
+        (
+            "oda-consensus",
+            &[
+                "oda-storage",
+                "oda-ml",
+                "oda-lightning",
+                "oda-node",
+                "oda-testnet",
+                "oda-simnet",
+                "tokio",
+                "libp2p",
+                "iroh",
+                "rocksdb",
+                "ldk-node",
+                "tch",
+                "rand",
+            ],
+        ),
         ("oda-storage", &["oda-ml", "oda-lightning", "oda-node", "oda-testnet", "oda-simnet"]),
         ("oda-ml", &["oda-storage", "oda-lightning", "oda-node", "oda-testnet", "oda-simnet"]),
         ("oda-lightning", &["oda-storage", "oda-ml", "oda-node", "oda-testnet", "oda-simnet"]),
         ("oda-testnet", &["oda-node", "oda-ml", "oda-storage", "tch", "ldk-node"]),
-        ("oda-simnet", &["oda-node", "oda-testnet", "libp2p", "iroh", "iroh-blobs", "rocksdb", "ldk-node", "tch", "tokio"]),
+        (
+            "oda-simnet",
+            &["oda-node", "oda-testnet", "libp2p", "iroh", "iroh-blobs", "rocksdb", "ldk-node", "tch", "tokio"],
+        ),
     ];
     let mut out = Vec::new();
     for (from, forbidden) in rules {
@@ -106,7 +128,10 @@ fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
 /// Lines that hold one of the words outside comments.
 fn offences(text: &str, words: &[&str]) -> Vec<String> {
     let code = |line: &str| !line.trim_start().starts_with("//");
-    text.lines().filter(|l| code(l)).filter_map(|l| words.iter().find(|w| l.contains(**w)).map(|w| format!("{w}: {}", l.trim()))).collect()
+    text.lines()
+        .filter(|l| code(l))
+        .filter_map(|l| words.iter().find(|w| l.contains(**w)).map(|w| format!("{w}: {}", l.trim())))
+        .collect()
 }
 
 const IMPURE: [&str; 6] = ["Instant::now", "SystemTime::now", "thread_rng", "HashMap", "HashSet", "tokio::"];

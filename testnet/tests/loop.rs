@@ -97,13 +97,7 @@ impl Story {
             match summary {
                 Ok(summary) if summary.is_good() => return Ok(summary),
                 Ok(summary) if Instant::now() > deadline => {
-                    bail!(
-                        "the books do not balance:
-{}
-{}",
-                        wrong(&summary),
-                        self.logs()
-                    )
+                    bail!("the books do not balance:\n{}\n{}", wrong(&summary), self.logs())
                 }
                 Err(error) if Instant::now() > deadline => return Err(error),
                 _ => {}

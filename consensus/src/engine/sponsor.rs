@@ -151,14 +151,23 @@ impl Sponsor {
                 self.set(payment_hash, PayPhase::Failed, &mut out);
                 self.close_payments(state, &mut out);
             }
-            SponsorInput::NotStarted { payment_hash } => self.set(payment_hash, PayPhase::Dealt, &mut out),
+            SponsorInput::NotStarted { payment_hash } => {
+                // says nothing about a payment that is over: only one under way can turn out not to be
+                let paying =
+                    self.records.values().any(|r| r.payment_hash == payment_hash && r.phase == PayPhase::Paying);
+                if paying {
+                    self.set(payment_hash, PayPhase::Dealt, &mut out);
+                }
+            }
         }
         out
     }
 
     fn set(&mut self, hash: PaymentHash, phase: PayPhase, out: &mut Vec<SponsorEffect>) {
         let found = self.records.values_mut().find(|r| r.payment_hash == hash);
-        if let Some(r) = found.filter(|r| r.phase != phase && r.phase != PayPhase::Closed) {
+        // settled is final: no later report takes it back
+        let open = |r: &&mut PayRecord| r.phase != phase && !matches!(r.phase, PayPhase::Sent | PayPhase::Closed);
+        if let Some(r) = found.filter(open) {
             r.phase = phase;
             out.push(SponsorEffect::Persist(Box::new(r.clone())));
         }

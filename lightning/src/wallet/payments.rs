@@ -28,10 +28,10 @@ impl Wallet {
             let unpaid = hold.arrived.is_none() && hold.expires_at_s.saturating_add(3600) < now_s;
             if matches!(status, Some(LdkStatus::Succeeded | LdkStatus::Failed)) || unpaid {
                 self.holds.remove(hold.hash)?;
-            } else if let (Some(preimage), Some(arrived)) = (hold.preimage, hold.arrived) {
-                if let Err(error) = self.claim_in_ldk(hold.hash, arrived.amount_msat, preimage) {
-                    tracing::warn!(hash = %hold.hash, %error, "an interrupted claim cannot be finished");
-                }
+            } else if let (Some(preimage), Some(arrived)) = (hold.preimage, hold.arrived)
+                && let Err(error) = self.claim_in_ldk(hold.hash, arrived.amount_msat, preimage)
+            {
+                tracing::warn!(hash = %hold.hash, %error, "an interrupted claim cannot be finished");
             }
         }
         self.expire_overdue()

@@ -166,6 +166,9 @@ impl FullNode {
         }
         let store = Arc::new(RwLock::new(ledger));
         let shared = Arc::new(Shared::new(state, me, validator, events.clone()));
+        for record in sponsor.iter().flat_map(|s| s.engine.records()) {
+            shared.set_payment(crate::sponsor::payment_info(record));
+        }
         let mut core = Core {
             me,
             key,
