@@ -2,9 +2,14 @@
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    if std::env::var_os("CARGO_FEATURE_TORCH").is_some()
-        && let Ok(dir) = std::env::var("LIBTORCH")
-    {
-        println!("cargo:rustc-link-arg=-Wl,-rpath,{dir}/lib");
+    if std::env::var_os("CARGO_FEATURE_TORCH").is_none() {
+        return;
+    }
+    match std::env::var("LIBTORCH") {
+        Ok(dir) => println!("cargo:rustc-link-arg=-Wl,-rpath,{dir}/lib"),
+        Err(_) => {
+            eprintln!("oda-ml: set LIBTORCH or run make setup");
+            std::process::exit(1);
+        }
     }
 }

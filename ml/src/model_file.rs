@@ -81,19 +81,14 @@ pub fn load(path: &Path) -> Result<Bundle, MlError> {
         architecture: file.architecture,
         objective: file.objective,
         data,
-        initial_head: BlobRef::of(b""),
+        // a stand-in until the weights are drawn: the check below must pass before anything is sized by them
+        initial_head: BlobRef::of(b"-"),
         work_mode: WorkMode::Assigned,
         training: file.training,
         judging: file.judging,
         timing: file.timing,
     };
-    if manifest.parameters() > Manifest::MAX_PARAMETERS {
-        return Err(fail(format!(
-            "{} parameters, at most {} are supported",
-            manifest.parameters(),
-            Manifest::MAX_PARAMETERS
-        )));
-    }
+    manifest.check().map_err(|e| fail(e.to_string()))?;
     let seed = Beacon([0; 32]).seed("initial head", &[file.seed.as_bytes()]);
     let head = weights::to_bytes(&manifest, &weights::initial(&manifest, seed))?;
     manifest.initial_head = BlobRef::of(&head);
