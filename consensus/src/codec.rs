@@ -27,15 +27,50 @@ pub trait Record: bincode::Encode + bincode::Decode<()> {
     const TAG: [u8; 4];
     /// Largest encoding accepted, in bytes, header included.
     const MAX_BYTES: usize;
+
+    /// Whether the records inside this one keep to their own limits. Without it a peer sends an oversized
+    /// record inside a larger one, and whoever encodes or hashes the inner one alone stops.
+    ///
+    /// # Errors
+    /// [`CodecError::TooLong`] naming the inner kind.
+    fn check_nested(&self) -> Result<(), CodecError> {
+        Ok(())
+    }
 }
 
-/// Declares the [`Record`] implementation of a type: `record!(Type, b"tag4", max_bytes)`.
+/// Whether a record inside another keeps to its limit; for [`Record::check_nested`].
+///
+/// # Errors
+/// [`CodecError::TooLong`].
+pub fn within<T: Record>(value: &T) -> Result<(), CodecError> {
+    let mut encoder = bincode::enc::EncoderImpl::new(bincode::enc::write::SizeWriter::default(), config());
+    let malformed = |e: bincode::error::EncodeError| CodecError::Malformed { tag: tag::<T>(), reason: e.to_string() };
+    value.encode(&mut encoder).map_err(malformed)?;
+    let len = encoder.into_writer().bytes_written.saturating_add(HEADER_BYTES);
+    if len > T::MAX_BYTES {
+        return Err(CodecError::TooLong { len, max: T::MAX_BYTES, tag: tag::<T>() });
+    }
+    value.check_nested()
+}
+
+/// Declares the [`Record`] implementation of a type: `record!(Type, b"tag4", max_bytes)`, or, with records inside,
+/// `record!(Type, b"tag4", max_bytes, |value| codec::within(&value.inner))`.
 #[macro_export]
 macro_rules! record {
     ($ty:ty, $tag:literal, $max:expr) => {
         impl $crate::codec::Record for $ty {
             const TAG: [u8; 4] = *$tag;
             const MAX_BYTES: usize = $max;
+        }
+    };
+    ($ty:ty, $tag:literal, $max:expr, |$value:ident| $nested:expr) => {
+        impl $crate::codec::Record for $ty {
+            const TAG: [u8; 4] = *$tag;
+            const MAX_BYTES: usize = $max;
+            fn check_nested(&self) -> Result<(), $crate::codec::CodecError> {
+                let $value = self;
+                $nested
+            }
         }
     };
 }
@@ -107,6 +142,7 @@ pub fn decode<T: Record>(bytes: &[u8]) -> Result<T, CodecError> {
     }
     let (value, _) = bincode::decode_from_slice::<T, _>(body, config())
         .map_err(|e| CodecError::Malformed { tag: tag::<T>(), reason: e.to_string() })?;
+    value.check_nested()?;
     // Re-encode without the size assertion of `encode`: the input length bounds the output.
     let again = bincode::encode_to_vec(&value, config())
         .map_err(|e| CodecError::Malformed { tag: tag::<T>(), reason: e.to_string() })?;

@@ -1,11 +1,14 @@
-//! The first file of a network: who validates, under which group key, on which Bitcoin network.
+//! The first file of a network: who validates, the first committee's keys, on which Bitcoin network.
 //!
 //! Everything later is checked against it: its hash is the [`ChainId`] bound into every signature.
 
+use crate::beacon::BeaconKey;
 use crate::codec;
-use crate::frost::{EncryptionKey, GroupKey};
-use crate::ids::{ChainId, NodeId};
+use crate::epoch::{Federation, draw_order};
+use crate::frost::{EncryptionKey, EpochSeed, GroupKey, Transcript, deal_locally};
+use crate::ids::{Beacon, ChainId, Digest, NodeId};
 use crate::record;
+use rand_core::{CryptoRng, RngCore};
 use serde::{Deserialize, Serialize};
 
 /// Bitcoin network on which escrows settle.
@@ -44,11 +47,13 @@ pub struct Genesis {
     pub block_interval_ms: u32,
     /// First validators, ascending by node.
     pub validators: Vec<Validator>,
-    /// Group key of their DKG: codec bytes of a [`GroupKey`].
+    /// How committees are drawn and work.
+    pub federation: Federation,
+    /// Key generation of the first committee: codec bytes of a [`Transcript`].
     #[serde(serialize_with = "crate::ids::to_hex", deserialize_with = "crate::ids::from_hex")]
-    pub group_key: Vec<u8>,
+    pub first_committee: Vec<u8>,
 }
-record!(Genesis, b"gnss", 64 << 10);
+record!(Genesis, b"gnss", 3 << 20);
 
 /// A genesis was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,17 +74,55 @@ impl Genesis {
         self.validators.iter().map(|v| v.node).collect()
     }
 
-    /// The group key.
+    /// The first committee's key generation.
     ///
     /// # Errors
-    /// If its bytes are not a group key of exactly these validators.
-    pub fn group(&self) -> Result<GroupKey, GenesisError> {
-        let key: GroupKey =
-            codec::decode(&self.group_key).map_err(|e| GenesisError(format!("group key unreadable: {e}")))?;
-        if key.members() != self.nodes().as_slice() {
-            return Err(GenesisError("the group key belongs to other validators".into()));
+    /// If its bytes are damaged.
+    pub fn transcript(&self) -> Result<Transcript, GenesisError> {
+        codec::decode(&self.first_committee).map_err(|e| GenesisError(format!("first committee unreadable: {e}")))
+    }
+
+    /// The first committee's signing and beacon keys.
+    ///
+    /// # Errors
+    /// If they are not the keys of a committee of these validators.
+    pub fn keys(&self) -> Result<(GroupKey, BeaconKey), GenesisError> {
+        let transcript = self.transcript()?;
+        let nodes = self.nodes();
+        if transcript.members.len() != usize::from(self.federation.committee)
+            || !transcript.members.iter().all(|m| nodes.contains(m))
+            || !transcript.round2.iter().all(|r| r.check(transcript.members.len()))
+        {
+            return Err(GenesisError("the first committee is not one of these validators".into()));
         }
-        Ok(key)
+        transcript.keys().map_err(|e| GenesisError(format!("keys of the first committee: {e}")))
+    }
+
+    /// Makes a genesis with its first committee: for whoever starts a network and holds, for that
+    /// moment, the seeds of all its members. Returns the members' seeds, for their key files.
+    ///
+    /// # Errors
+    /// If the parameters are out of their limits.
+    pub fn ceremony(
+        mut genesis: Self,
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Result<(Self, Vec<(NodeId, EpochSeed)>), GenesisError> {
+        genesis.validators.sort_unstable_by_key(|v| v.node);
+        genesis.first_committee = Vec::new();
+        let context = Digest(codec::hash(&genesis));
+        let order = draw_order(Beacon(context.0), &genesis.nodes());
+        let mut members: Vec<(NodeId, EncryptionKey)> = order
+            .iter()
+            .take(genesis.federation.committee.into())
+            .filter_map(|n| genesis.validators.iter().find(|v| v.node == *n))
+            .map(|v| (v.node, v.encryption))
+            .collect();
+        members.sort_unstable_by_key(|(node, _)| *node);
+        let seeds: Vec<EpochSeed> = members.iter().map(|_| EpochSeed::random(rng)).collect();
+        let transcript = deal_locally(&members, context, &seeds).map_err(|e| GenesisError(e.to_string()))?;
+        genesis.first_committee = codec::encode(&transcript);
+        genesis.check()?;
+        Ok((genesis, members.into_iter().map(|(node, _)| node).zip(seeds).collect()))
     }
 
     /// Checks every limit.
@@ -100,6 +143,16 @@ impl Genesis {
         if !(10..=600_000).contains(&self.block_interval_ms) {
             return Err(GenesisError("block_interval_ms must be 10 to 600000".into()));
         }
-        self.group().map(|_| ())
+        let f = &self.federation;
+        if f.committee < 2 || usize::from(f.committee) > n.min(67) {
+            return Err(GenesisError(format!(
+                "a committee of {} of {n} validators; 2 to 67 are supported",
+                f.committee
+            )));
+        }
+        if f.epoch_blocks > 0 && (f.dkg_blocks == 0 || f.epoch_blocks < 10) {
+            return Err(GenesisError("epoch_blocks must be 0 or at least 10, and dkg_blocks above 0".into()));
+        }
+        self.keys().map(|_| ())
     }
 }

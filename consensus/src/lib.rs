@@ -18,10 +18,15 @@
 //! assert_ne!(shown, commitment(trainer, ModelId([0; 32]), 2, head.hash, delta, 1_000, Digest([7; 32])));
 //! ```
 
+pub mod beacon;
 pub mod bft;
 pub mod codec;
+pub mod decoy;
 pub mod engine;
+pub mod epoch;
+pub mod evidence;
 pub mod frost;
+pub mod fuzzing;
 pub mod genesis;
 pub mod ids;
 pub mod keys;

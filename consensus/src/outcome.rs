@@ -4,25 +4,31 @@
 //! [`crate::score`], so anyone can check the arithmetic without a model (L5) and replay the
 //! measurement with one (`oda verify`).
 
-use crate::frost::GroupSignature;
+use crate::beacon::{BeaconInput, Purpose};
+use crate::codec;
+use crate::epoch::{Checkpoint, Handover, Membership};
 use crate::ids::{Beacon, BlobRef, ChainId, ClaimId, Digest, ModelId, NodeId};
 use crate::manifest::Manifest;
 use crate::record;
 use crate::score::{self, Measurement, Paired, Verdict};
 use serde::{Deserialize, Serialize};
 
-/// Statement that a round takes no more claims; the signature over it is the beacon from which
-/// gate and confirm samples are drawn (S3).
+/// Statement that a round takes no more claims. It enters the ledger with the beacon from which gate
+/// and confirm samples are drawn (S3); the beacon's input is the round's name, not the claims, so
+/// nobody can try several.
 #[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize, Deserialize)]
 pub struct Seal {
     /// Model.
     pub model: ModelId,
     /// Round number, from 1.
     pub round: u64,
-    /// Beacon at the round's start.
-    pub start: Beacon,
     /// Hash over the round's claims with what each revealed.
     pub claims: Digest,
+}
+
+/// What the beacon is evaluated at for the samples of a round.
+pub fn samples_input(chain: ChainId, model: ModelId, round: u64) -> BeaconInput {
+    BeaconInput { chain, purpose: Purpose::Samples, number: round, subject: model.0 }
 }
 
 /// How a head does on the held-out test split.
@@ -102,6 +108,8 @@ pub struct Outcome {
     pub proven_unat: u64,
 }
 
+record!(Outcome, b"outm", 60 << 10);
+
 /// An attested statement, bound to its chain. Its codec bytes are the FROST message.
 #[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct Attestation {
@@ -115,37 +123,39 @@ record!(Attestation, b"atst", 64 << 10);
 /// What a committee can attest.
 #[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub enum Statement {
-    /// A round's seal.
-    Seal(Seal),
     /// A round's outcome.
     Outcome(Outcome),
+    /// The keys of the next epoch.
+    Handover(Handover),
+    /// A block with the state after it.
+    Checkpoint(Checkpoint),
+    /// A change of the validator set.
+    Membership(Membership),
 }
 
 impl Attestation {
-    /// Name of the signing session: one per statement kind, model and round.
+    /// Name of the signing session: one per statement kind and subject.
     pub fn topic(&self) -> Digest {
-        let (kind, model, round) = match &self.statement {
-            Statement::Seal(s) => (0u8, s.model, s.round),
-            Statement::Outcome(o) => (1, o.model, o.round),
-        };
-        topic(self.chain, kind, model, round)
+        let chain = self.chain;
+        match &self.statement {
+            Statement::Outcome(o) => outcome_topic(chain, o.model, o.round),
+            Statement::Handover(h) => topic(chain, 2, &[0; 32], h.epoch),
+            Statement::Checkpoint(c) => topic(chain, 3, &[0; 32], c.height),
+            Statement::Membership(Membership::Admit { node, since, .. }) => topic(chain, 4, &node.0, *since),
+            Statement::Membership(Membership::Evict { node, since }) => topic(chain, 5, &node.0, *since),
+        }
     }
 }
 
-fn topic(chain: ChainId, kind: u8, model: ModelId, round: u64) -> Digest {
+fn topic(chain: ChainId, kind: u8, subject: &[u8; 32], number: u64) -> Digest {
     let mut h = blake3::Hasher::new_derive_key("oda 2026 attestation topic");
-    h.update(&chain.0).update(&[kind]).update(&model.0).update(&round.to_le_bytes());
+    h.update(&chain.0).update(&[kind]).update(subject).update(&number.to_le_bytes());
     Digest(*h.finalize().as_bytes())
-}
-
-/// Session name of a round's seal.
-pub fn seal_topic(chain: ChainId, model: ModelId, round: u64) -> Digest {
-    topic(chain, 0, model, round)
 }
 
 /// Session name of a round's outcome.
 pub fn outcome_topic(chain: ChainId, model: ModelId, round: u64) -> Digest {
-    topic(chain, 1, model, round)
+    topic(chain, 1, &model.0, round)
 }
 
 impl Outcome {
@@ -192,9 +202,15 @@ impl Outcome {
         claim.verdict == Verdict::Accepted && self.adopted()
     }
 
-    /// Beacon of the next round, known only with the signature over this outcome (S3).
-    pub fn next_beacon(&self, signature: &GroupSignature) -> Beacon {
-        self.sealed.next(&signature.to_bytes())
+    /// Beacon of the next round's shards: it follows from the beacon of this round's samples, so no
+    /// signer of the outcome can choose it (S3).
+    pub fn next_beacon(&self) -> Beacon {
+        self.sealed.next(b"shards of the next round")
+    }
+
+    /// Hash of all of it.
+    pub fn digest(&self) -> Digest {
+        Digest(codec::hash(self))
     }
 
     /// Whether verdicts, adoption and credit are what [`Outcome::derive`] gives.
@@ -223,6 +239,36 @@ impl Outcome {
             _ => false,
         };
         same && claims && head
+    }
+
+    /// Whether `self`, revealed by a member, cannot be an honest measurement if `attested` is right
+    /// (C6). A delta served to some members and not to others (R3), or a verdict that hangs on a
+    /// rounding edge (S2), is nobody's lie, and what follows from it is not held against a member.
+    pub fn contradicts(&self, attested: &Self) -> bool {
+        let name = |o: &Self| (o.model, o.round, o.parent, o.sealed);
+        if name(self) != name(attested) || self.claims.len() != attested.claims.len() {
+            return true;
+        }
+        let served = |m: &Measurement| !matches!(m, Measurement::Refused(score::Refusal::NotServed));
+        let mut comparable = true;
+        for (mine, theirs) in self.claims.iter().zip(&attested.claims) {
+            if (mine.claim, mine.trainer) != (theirs.claim, theirs.trainer) {
+                return true;
+            }
+            if served(&mine.measurement) != served(&theirs.measurement) {
+                comparable = false;
+            } else if !mine.measurement.agrees(&theirs.measurement) {
+                return true;
+            } else if mine.verdict != theirs.verdict {
+                comparable = false;
+            }
+        }
+        comparable
+            && match (&self.head, &attested.head) {
+                (Some(a), Some(b)) => !a.agrees(b),
+                (None, None) => false,
+                _ => true,
+            }
     }
 }
 

@@ -1,7 +1,10 @@
 //! Transactions (L3) and the blocks that order them.
 
+use crate::beacon::BeaconProof;
 use crate::codec;
-use crate::frost::{Deal, GroupSignature};
+use crate::epoch::{Checkpoint, Handover, Membership};
+use crate::evidence::Evidence;
+use crate::frost::{Deal, EncryptionKey, GroupSignature, OpenedShares, Round1, Round2};
 use crate::ids::{
     BlobHash, BlobRef, BlockHash, ChainId, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash, Preimage,
     Signature, TxId,
@@ -25,14 +28,91 @@ pub enum Tx {
     Lock(Lock),
     /// R3: the trainer opens its commitment.
     Reveal(Reveal),
-    /// S3: the committee closes a round; the signature is the beacon of its samples.
-    Seal(Seal, GroupSignature),
+    /// S3: a round takes no more claims; the proof is the beacon of its samples.
+    Seal(Seal, BeaconProof),
+    /// R4: a committee member commits to its measured scores.
+    Score(ScoreCommit),
+    /// R4: it opens them.
+    ScoreReveal(Box<ScoreReveal>),
     /// R5: the committee's verdict.
     Outcome(Outcome, GroupSignature),
     /// P4: the payee shows the preimage as its receipt.
     Settle(EscrowId, Preimage),
     /// P4: the payer has its money again.
     Refund(EscrowId),
+    /// C1: the beacon draws the committee of this epoch.
+    Draw(u64, BeaconProof),
+    /// C2: a drawn member's step of the key generation.
+    Dkg(DkgMessage),
+    /// C2: the running committee signs the keys of the next.
+    Handover(Handover, GroupSignature),
+    /// The committee attests a block and the state after it.
+    Checkpoint(Checkpoint, GroupSignature),
+    /// C1: a node asks to become a validator.
+    Apply(EncryptionKey),
+    /// C1: the committee admits or removes a validator.
+    Membership(Membership, GroupSignature),
+    /// C1: a validator leaves.
+    Leave,
+    /// C6: proof that a validator broke the rules.
+    Evidence(Evidence),
+    /// C6: a sponsor shows that a claim was a decoy with a known answer.
+    Decoy(ClaimId, Digest),
+}
+
+/// A committee member's commitment to its measurement of a round (R4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+pub struct ScoreCommit {
+    /// Model.
+    pub model: ModelId,
+    /// Round.
+    pub round: u64,
+    /// How often the round's scores had to be taken again, see [`crate::state::ScorePhase`].
+    pub attempt: u32,
+    /// [`score_commitment`] of what will be revealed.
+    pub commitment: Digest,
+}
+
+/// Its opening (R4).
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct ScoreReveal {
+    /// Attempt it was committed in.
+    pub attempt: u32,
+    /// What the member measured.
+    pub outcome: Outcome,
+    /// Random salt.
+    pub salt: Digest,
+}
+
+/// R4: H(member, measured outcome, salt): nobody can copy what it cannot see, nor claim another's.
+pub fn score_commitment(member: NodeId, outcome: &Outcome, salt: Digest) -> Digest {
+    let mut h = blake3::Hasher::new_derive_key("oda 2026 score commitment");
+    h.update(&member.0).update(&outcome.digest().0).update(&salt.0);
+    Digest(*h.finalize().as_bytes())
+}
+
+/// A drawn member's step of a key generation (C2).
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct DkgMessage {
+    /// Epoch whose key it is.
+    pub epoch: u64,
+    /// Attempt.
+    pub attempt: u32,
+    /// The step.
+    pub step: DkgStep,
+}
+
+/// The steps of a key generation.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub enum DkgStep {
+    /// Commitments to the dealt polynomials.
+    Deal(Round1),
+    /// Sealed shares for the others.
+    Share(Round2),
+    /// All shares received; those of these dealers were bad.
+    Confirm(Vec<u16>),
+    /// The answer to the complaint of a recipient.
+    Open(u16, OpenedShares),
 }
 
 /// A sponsor's promise for one model.
@@ -68,6 +148,8 @@ pub struct Lock {
     pub amount_msat: u64,
     /// SHA-256 of the dealt preimage.
     pub payment_hash: PaymentHash,
+    /// Epoch of the committee it is dealt to: the one in charge, or the one before.
+    pub epoch: u64,
     /// Encrypted shares of it, one per committee member.
     pub deal: Deal,
 }
@@ -123,7 +205,13 @@ pub struct SignedTx {
     /// Signature over chain and transaction.
     pub signature: Signature,
 }
-record!(SignedTx, b"sgtx", SignedTx::MAX_BYTES);
+record!(SignedTx, b"sgtx", SignedTx::MAX_BYTES, |value| match &value.tx {
+    Tx::AddModel(manifest) => codec::within(manifest),
+    Tx::Outcome(outcome, _) => codec::within(outcome),
+    Tx::ScoreReveal(reveal) => codec::within(&reveal.outcome),
+    Tx::Handover(handover, _) => codec::within(handover),
+    _ => Ok(()),
+});
 
 #[derive(bincode::Encode, bincode::Decode)]
 struct Unsigned {
@@ -163,10 +251,49 @@ impl SignedTx {
             Tx::Lock(_) => "lock",
             Tx::Reveal(_) => "reveal",
             Tx::Seal(..) => "seal",
+            Tx::Score(_) => "score",
+            Tx::ScoreReveal(_) => "score-reveal",
             Tx::Outcome(..) => "outcome",
             Tx::Settle(..) => "settle",
             Tx::Refund(_) => "refund",
+            Tx::Draw(..) => "draw",
+            Tx::Dkg(m) => match m.step {
+                DkgStep::Deal(_) => "dkg-deal",
+                DkgStep::Share(_) => "dkg-share",
+                DkgStep::Confirm(_) => "dkg-confirm",
+                DkgStep::Open(..) => "dkg-open",
+            },
+            Tx::Handover(..) => "handover",
+            Tx::Checkpoint(..) => "checkpoint",
+            Tx::Apply(_) => "apply",
+            Tx::Membership(Membership::Admit { .. }, _) => "admit",
+            Tx::Membership(Membership::Evict { .. }, _) => "evict",
+            Tx::Leave => "leave",
+            Tx::Evidence(_) => "evidence",
+            Tx::Decoy(..) => "decoy",
         }
+    }
+
+    /// Names what may be said only once: two authentic transactions of one signer and one slot that
+    /// differ are equivocation (C6).
+    pub fn slot(&self) -> Option<Digest> {
+        let (kind, subject, number, part) = match &self.tx {
+            Tx::Score(s) => (0u8, s.model.0, s.round, u64::from(s.attempt)),
+            Tx::ScoreReveal(r) => (1, r.outcome.model.0, r.outcome.round, u64::from(r.attempt)),
+            Tx::Dkg(m) => {
+                let (kind, part) = match &m.step {
+                    DkgStep::Deal(_) => (2, 0),
+                    DkgStep::Share(_) => (3, 0),
+                    DkgStep::Confirm(_) => (4, 0),
+                    DkgStep::Open(to, _) => (5, u64::from(*to)),
+                };
+                (kind, [0; 32], m.epoch, part << 32 | u64::from(m.attempt))
+            }
+            _ => return None,
+        };
+        let mut h = blake3::Hasher::new_derive_key("oda 2026 slot of a statement");
+        h.update(&[kind]).update(&subject).update(&number.to_le_bytes()).update(&part.to_le_bytes());
+        Some(Digest(*h.finalize().as_bytes()))
     }
 }
 
@@ -178,7 +305,7 @@ pub struct Block {
     /// Its transactions.
     pub txs: Vec<SignedTx>,
 }
-record!(Block, b"blck", Block::MAX_BYTES);
+record!(Block, b"blck", Block::MAX_BYTES, |value| value.txs.iter().try_for_each(codec::within));
 
 /// What a block commits to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]

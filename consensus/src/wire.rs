@@ -1,17 +1,22 @@
 //! What nodes say to each other besides Tendermint's own messages: requests, answers, and the
 //! envelopes of gossip. All bounded codec records (K2, K3).
 
+use crate::beacon::{BeaconInput, Partial};
 use crate::bft::CommitCertificate;
+use crate::codec;
+use crate::epoch::HandoverLink;
 use crate::frost::{ReleaseShare, SignMessage};
 use crate::ids::{ChainId, ClaimId, EscrowId, ModelId, NodeId, Signature};
 use crate::keys::NodeKey;
 use crate::record;
-use crate::state::{ClaimState, EscrowState, ModelState, OutcomeState, Tip};
+use crate::state::{CheckpointState, ClaimState, EscrowState, ModelState, OutcomeState, Tip};
 use crate::tx::{Block, SignedTx};
 use serde::Serialize;
 
 /// Most blocks in one answer.
 pub const MAX_BLOCKS: u32 = 64;
+/// Most handovers in one answer.
+pub const MAX_LINKS: usize = 128;
 
 /// What a node does on the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
@@ -58,7 +63,7 @@ pub struct SignedPeerRecord {
     /// Its node's signature.
     pub signature: Signature,
 }
-record!(SignedPeerRecord, b"spre", 3 << 10);
+record!(SignedPeerRecord, b"spre", 3 << 10, |value| codec::within(&value.record));
 
 impl SignedPeerRecord {
     /// Signs one's own record.
@@ -82,27 +87,43 @@ pub struct DecidedBlock {
     /// More than two thirds of precommits for it.
     pub certificate: CommitCertificate,
 }
-record!(DecidedBlock, b"dblk", Block::MAX_BYTES + (64 << 10));
+record!(DecidedBlock, b"dblk", Block::MAX_BYTES + (64 << 10), |value| {
+    codec::within(&value.certificate).and_then(|()| codec::within(&value.block))
+});
 
-/// A signing message with its author (session messages carry no signature of their own).
-#[derive(Clone, Debug, bincode::Encode, bincode::Decode)]
-pub struct SignEnvelope {
+/// What committee members say to each other besides Tendermint's messages.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub enum CommitteeMessage {
+    /// Part of a signing session.
+    Sign(SignMessage),
+    /// A share of a beacon.
+    Partial(BeaconInput, Partial),
+}
+
+/// A committee message with its author.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct CommitteeEnvelope {
     /// Author.
     pub from: NodeId,
+    /// Epoch of the committee in which it speaks.
+    pub epoch: u64,
     /// Message.
-    pub message: SignMessage,
+    pub message: CommitteeMessage,
 }
-record!(SignEnvelope, b"sgen", 128 << 10);
+record!(CommitteeEnvelope, b"cmen", 128 << 10, |value| match &value.message {
+    CommitteeMessage::Sign(message) => codec::within(message),
+    CommitteeMessage::Partial(..) => Ok(()),
+});
 
-/// A signing envelope with its author's signature.
-#[derive(Clone, Debug, bincode::Encode, bincode::Decode)]
-pub struct SignedSignEnvelope {
+/// A committee envelope with its author's signature.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct SignedCommitteeEnvelope {
     /// The envelope.
-    pub envelope: SignEnvelope,
+    pub envelope: CommitteeEnvelope,
     /// Author's signature.
     pub signature: Signature,
 }
-record!(SignedSignEnvelope, b"ssge", 129 << 10);
+record!(SignedCommitteeEnvelope, b"scme", 129 << 10, |value| codec::within(&value.envelope));
 
 /// A question to a peer.
 #[derive(Clone, Debug, bincode::Encode, bincode::Decode)]
@@ -139,8 +160,19 @@ pub enum Request {
     },
     /// The freshest peer records known.
     Peers,
+    /// Signed keys of the epochs after this one, oldest first (C2).
+    Epochs {
+        /// Epoch the asker knows.
+        after: u64,
+    },
+    /// The newest attested block.
+    Checkpoint,
 }
-record!(Request, b"rqst", 128 << 10);
+record!(Request, b"rqst", 128 << 10, |value| match value {
+    Request::Hello(record) => codec::within(record),
+    Request::SubmitTx(tx) => codec::within(tx.as_ref()),
+    _ => Ok(()),
+});
 
 /// A model as a peer tells it. Nothing of it is believed unchecked: see `engine::trainer`.
 #[derive(Clone, Debug, bincode::Encode, bincode::Decode)]
@@ -191,7 +223,28 @@ pub enum Response {
     Share(ReleaseShare),
     /// To `Peers`.
     Peers(Vec<SignedPeerRecord>),
+    /// To `Epochs`: at most [`MAX_LINKS`].
+    Epochs(Vec<HandoverLink>),
+    /// To `Checkpoint`.
+    Checkpoint(Option<Box<CheckpointState>>),
     /// Not done, and why.
     Refused(String),
 }
-record!(Response, b"rspn", 8 << 20);
+record!(Response, b"rspn", 8 << 20, |value| match value {
+    Response::Hello(record) => codec::within(record),
+    Response::Blocks(blocks) => blocks.iter().try_for_each(codec::within),
+    Response::Model(Some(view)) => {
+        codec::within(&view.model).and_then(|()| view.last.iter().try_for_each(codec::within))
+    }
+    Response::Claim(Some(view)) => {
+        codec::within(&view.claim)?;
+        view.escrow.iter().try_for_each(codec::within)?;
+        view.outcome.iter().try_for_each(codec::within)
+    }
+    Response::Outcome(Some(outcome)) => codec::within(outcome.as_ref()),
+    Response::Share(share) => codec::within(share),
+    Response::Epochs(links) => links.iter().try_for_each(codec::within),
+    Response::Checkpoint(Some(checkpoint)) => codec::within(checkpoint.as_ref()),
+    Response::Peers(records) => records.iter().try_for_each(codec::within),
+    _ => Ok(()),
+});

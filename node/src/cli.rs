@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::full::FullNode;
 use crate::identity::Identity;
 use crate::report::{Reporter, Style};
-use crate::{lite, query, rpc, verify};
+use crate::{lite, query, rpc, verify, verify_chain};
 use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use oda_consensus::ids::{ClaimId, ModelId};
@@ -53,6 +53,10 @@ enum Command {
     Ledger(LedgerCommand),
     /// Replay a claim on this machine and compare every integer with the ledger.
     Verify(verify::VerifyArgs),
+    /// Follow the committees' keys from the genesis to now, from a peer or offline from a file.
+    VerifyChain(verify_chain::VerifyChainArgs),
+    /// Validators with their service record, committees, and the running key generation.
+    Federation(RpcArgs),
     /// The Lightning wallet of a running sponsor.
     Wallet(RpcArgs),
     /// Status of a running full node.
@@ -80,7 +84,7 @@ struct NodeArgs {
     /// Data directory of the node.
     #[arg(long, env = "ODA_DATADIR")]
     datadir: PathBuf,
-    /// Take part in the committee; needs keys/frost-share.
+    /// Validate: sit in committees when drawn. A node the ledger does not know asks to be admitted.
     #[arg(long, env = "ODA_VALIDATOR")]
     validator: bool,
 }
@@ -204,6 +208,8 @@ pub async fn run(cli: Cli) -> Result<()> {
             query::print_verify(&report, json)
         }
         Command::Verify(args) => verify::run(args, json, stop_signal()?).await,
+        Command::VerifyChain(args) => verify_chain::run(args, json, stop_signal()?).await,
+        Command::Federation(r) => query::federation(&r.rpc, json).await,
         Command::Wallet(r) => query::wallet(&r.rpc, json).await,
         Command::Status(r) => query::status(&r.rpc, json).await,
         Command::Peers(r) => query::peers(&r.rpc, json).await,

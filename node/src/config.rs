@@ -4,6 +4,7 @@
 
 use anyhow::{Context, Result, bail};
 use oda_consensus::genesis::{BitcoinNetwork, Genesis};
+use oda_consensus::ids::NodeId;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,24 @@ pub struct Config {
     /// Trainer settings.
     #[serde(default)]
     pub trainer: Trainer,
+    /// Validator settings.
+    #[serde(default)]
+    pub validator: Validator,
+}
+
+/// A validator's settings.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Validator {
+    /// Applicants this operator votes to admit (C1).
+    #[serde(default)]
+    pub admit: Vec<NodeId>,
+    /// Validators this operator votes to remove (C1).
+    #[serde(default)]
+    pub evict: Vec<NodeId>,
+    /// Test networks only: reveal false scores and send invalid signature shares.
+    #[serde(default)]
+    pub misbehave: bool,
 }
 
 /// libp2p.
@@ -157,6 +176,9 @@ impl Config {
     fn check(&self) -> Result<()> {
         if self.trainer.cheat && self.network != BitcoinNetwork::Regtest {
             bail!("[trainer] cheat is for regtest networks only: remove it or set network = \"regtest\"");
+        }
+        if self.validator.misbehave && self.network != BitcoinNetwork::Regtest {
+            bail!("[validator] misbehave is for regtest networks only: remove it or set network = \"regtest\"");
         }
         Ok(())
     }

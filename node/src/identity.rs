@@ -1,8 +1,8 @@
 //! A node's secrets on disk (K1): one mnemonic, from which ledger identity, transports, share
-//! decryption and Lightning derive; and, for committee members, the FROST key share.
+//! decryption and Lightning derive. What a committee seat needs beside it lies in `seeds`.
 
 use anyhow::{Context, Result, bail};
-use oda_consensus::frost::{EncryptionSecret, KeyShare};
+use oda_consensus::frost::EncryptionSecret;
 use oda_consensus::keys::NodeKey;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,20 +12,19 @@ use zeroize::Zeroizing;
 pub struct Identity {
     /// Ledger, libp2p and iroh key.
     pub key: Arc<NodeKey>,
-    /// Decrypts preimage shares dealt to this node (P1).
-    pub encryption: EncryptionSecret,
+    /// Decrypts preimage shares and key shares dealt to this node (P1, C2).
+    pub encryption: Arc<EncryptionSecret>,
     /// Seed of the Lightning wallet.
     pub lightning_seed: Zeroizing<[u8; 64]>,
-    /// FROST share of a committee member.
-    pub share: Option<KeyShare>,
 }
 
-fn keys_dir(datadir: &Path) -> PathBuf {
+/// Where a node's secrets lie.
+pub fn keys_dir(datadir: &Path) -> PathBuf {
     datadir.join("keys")
 }
 
 impl Identity {
-    /// Derives everything but the FROST share from a mnemonic.
+    /// Derives everything from a mnemonic.
     ///
     /// # Errors
     /// If the words are not a BIP 39 mnemonic.
@@ -33,13 +32,13 @@ impl Identity {
         let mnemonic = bip39::Mnemonic::parse_normalized(words.trim()).context("not a BIP 39 mnemonic")?;
         let seed = Zeroizing::new(mnemonic.to_seed_normalized(""));
         let key = NodeKey::from_seed(seed.as_slice());
-        let encryption = EncryptionSecret::derive(&key.secret());
+        let encryption = Arc::new(EncryptionSecret::derive(&key.secret()));
         let mut lightning_seed = Zeroizing::new([0; 64]);
         lightning_seed[..32]
             .copy_from_slice(&blake3::derive_key("oda 2026 lightning seed, first half", seed.as_slice()));
         lightning_seed[32..]
             .copy_from_slice(&blake3::derive_key("oda 2026 lightning seed, second half", seed.as_slice()));
-        Ok(Self { key: Arc::new(key), encryption, lightning_seed, share: None })
+        Ok(Self { key: Arc::new(key), encryption, lightning_seed })
     }
 
     /// Reads the secrets of a data directory.
@@ -53,17 +52,7 @@ impl Identity {
             std::fs::read_to_string(&path)
                 .with_context(|| format!("cannot read {}: restore it from your written-down words", path.display()))?,
         );
-        let mut identity = Self::from_mnemonic(&words).with_context(|| path.display().to_string())?;
-        let path = dir.join("frost-share");
-        if path.exists() {
-            let text = Zeroizing::new(std::fs::read_to_string(&path).with_context(|| path.display().to_string())?);
-            let bytes =
-                Zeroizing::new(hex::decode(text.trim()).with_context(|| format!("{} is damaged", path.display()))?);
-            let share =
-                KeyShare::from_secret_bytes(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
-            identity.share = Some(share);
-        }
-        Ok(identity)
+        Self::from_mnemonic(&words).with_context(|| path.display().to_string())
     }
 
     /// Creates a new mnemonic in an empty data directory and returns it, to be shown once.

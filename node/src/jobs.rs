@@ -176,7 +176,7 @@ pub async fn replay(input: ReplayInput) -> Result<Judged> {
         claims.push((*claim, *trainer, submitted));
     }
     claims.sort_by_key(|(claim, ..)| *claim);
-    let (model, round, sealed) = (job.model, job.round, job.sealed);
+    let (model, round, sealed, attempt) = (job.model, job.round, job.sealed, job.attempt);
     let (names, submitted): (Vec<_>, Vec<_>) =
         claims.into_iter().map(|(claim, trainer, s)| ((claim, trainer), (trainer, s))).unzip();
     let result = tokio::task::spawn_blocking(move || {
@@ -192,7 +192,7 @@ pub async fn replay(input: ReplayInput) -> Result<Judged> {
         .zip(result.measured)
         .map(|((claim, trainer), m): (_, Measurement)| (claim, trainer, m))
         .collect();
-    Ok(Judged { model, round, sealed, measured, head: result.head })
+    Ok(Judged { model, round, sealed, attempt, measured, head: result.head })
 }
 
 /// Trains for a round and stores the compressed delta; its reference, and the gain on the own shard.

@@ -17,6 +17,8 @@ pub mod peers;
 pub mod query;
 pub mod report;
 pub mod rpc;
+pub mod seeds;
 pub mod sponsor;
 pub mod verify;
+pub mod verify_chain;
 pub mod wallet;

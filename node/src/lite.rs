@@ -16,6 +16,7 @@ use crate::wallet;
 use anyhow::{Context, Result};
 use oda_consensus::codec;
 use oda_consensus::engine::trainer::{ClaimRecord, Trainer, TrainerConfig, TrainerEffect, TrainerInput};
+use oda_consensus::epoch::EpochChain;
 use oda_consensus::genesis::BitcoinNetwork;
 use oda_consensus::ids::{BlobRef, ChainId, ClaimId, EscrowId, ModelId, NodeId, PaymentHash};
 use oda_consensus::keys::NodeKey;
@@ -50,7 +51,8 @@ struct Lite {
     me: NodeId,
     key: Arc<NodeKey>,
     chain: ChainId,
-    members: Vec<NodeId>,
+    /// Validators of the genesis; blobs are asked of them first.
+    founders: Vec<NodeId>,
     config: Config,
     net: Net,
     blobs: Arc<Blobs>,
@@ -81,7 +83,7 @@ pub async fn run(
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let genesis = config.genesis(datadir)?;
-    let (chain, group) = (genesis.chain(), genesis.group()?);
+    let (chain, epochs) = (genesis.chain(), EpochChain::new(&genesis)?);
     let identity = Identity::load(datadir)?;
     let key = identity.key.clone();
     let records = RocksRecords::open(&datadir.join("claims"), chain).context("opening the claim records")?;
@@ -126,8 +128,8 @@ pub async fn run(
     let mut lite = Lite {
         me: key.id(),
         chain,
-        members: genesis.nodes(),
-        trainer: Trainer::new(key.id(), chain, group, TrainerConfig::default(), known),
+        founders: genesis.nodes(),
+        trainer: Trainer::new(key.id(), epochs, TrainerConfig::default(), known),
         key,
         config,
         net,
@@ -221,10 +223,10 @@ impl Lite {
         });
     }
 
-    fn ask_members(&self, request: &Request) {
+    fn ask_all(&self, nodes: &[NodeId], request: &Request) {
         let connected = self.net.connected();
-        for member in self.members.iter().filter(|m| connected.contains(m)) {
-            self.ask(*member, request.clone());
+        for node in nodes.iter().filter(|n| connected.contains(n)) {
+            self.ask(*node, request.clone());
         }
     }
 
@@ -332,6 +334,7 @@ impl Lite {
             Response::Model(Some(view)) if self.wallet_seen.1 > 0 || self.trainer.claims().next().is_some() => {
                 return self.drive(TrainerInput::Model(view));
             }
+            Response::Epochs(links) => return self.drive(TrainerInput::Epochs(links)),
             Response::Claim(Some(view)) => return self.drive(TrainerInput::Claim { from: peer, view }),
             Response::Share(share) => {
                 if let Some(escrow) = escrow {
@@ -360,7 +363,7 @@ impl Lite {
                             head: job.head.hash,
                         });
                     }
-                    let providers = self.book.providers(&self.members);
+                    let providers = self.book.providers(&self.founders);
                     let (blobs, events, reporter) = (self.blobs.clone(), self.events.clone(), self.reporter.clone());
                     let (me, trainer) = (self.me, self.config.trainer.clone());
                     tokio::spawn(async move {
@@ -383,8 +386,14 @@ impl Lite {
                         }
                     }
                 }
-                TrainerEffect::AskClaim(claim) => self.ask_members(&Request::Claim(claim)),
-                TrainerEffect::AskShares(escrow) => self.ask_members(&Request::Share(escrow)),
+                TrainerEffect::AskClaim(claim) => self.ask_all(&self.full_peers(), &Request::Claim(claim)),
+                TrainerEffect::AskShares(escrow, members) => self.ask_all(&members, &Request::Share(escrow)),
+                TrainerEffect::AskEpochs(after) => {
+                    let peers = self.full_peers();
+                    if let Some(peer) = peers.get(self.turn % peers.len().max(1)) {
+                        self.ask(*peer, Request::Epochs { after });
+                    }
+                }
                 TrainerEffect::MakeInvoice { claim, payment_hash, amount_msat, hold_blocks } => {
                     if self.invoicing.insert(claim) {
                         let (wallet, events) = (self.wallet.clone(), self.events.clone());

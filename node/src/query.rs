@@ -78,8 +78,69 @@ pub async fn status(url: &str, json: bool) -> Result<()> {
     println!("network    {} ({})", s.network, s.chain);
     println!("height     {} at {} UTC", s.height, time(s.time_ms));
     println!("peers      {} connected, {} transactions waiting", s.connected, s.mempool);
-    println!("committee  {n} members: forging an outcome needs {t}, blocking one needs {}", n - t + 1);
+    println!(
+        "committee  epoch {}, {n} members{}: forging an outcome needs {t}, blocking one needs {}",
+        s.epoch,
+        if s.seated { " (this node is one)" } else { "" },
+        n - t + 1
+    );
     Ok(())
+}
+
+/// `oda federation`.
+///
+/// # Errors
+/// If the node does not answer.
+pub async fn federation(url: &str, json: bool) -> Result<()> {
+    let f = asked(url, client(url)?.federation().await)?;
+    if json {
+        return print_json(&f);
+    }
+    let (n, t) = (f.members.len(), f.threshold);
+    println!("epoch      {} since block {}: {n} members, {t} sign, {} block", f.epoch, f.start_height, n - t + 1);
+    println!("attested   block {}", f.checkpoint);
+    match &f.dkg {
+        Some(d) => println!(
+            "next       epoch {}: key generation {}, attempt {}\n",
+            d["epoch"],
+            text(&d["phase"]),
+            d["attempt"]
+        ),
+        None => println!("next       not drawn yet\n"),
+    }
+    let rows: Vec<_> = f
+        .validators
+        .iter()
+        .map(|v| {
+            let (r, node) = (&v["record"], text(&v["node"]));
+            let seat = f.members.iter().any(|m| m.to_string() == node);
+            let count = |key: &str| r[key].to_string();
+            vec![
+                node.chars().take(16).collect(),
+                if seat { "seated" } else { "" }.into(),
+                verdict(&v["status"]),
+                count("rounds"),
+                count("agreed"),
+                count("late"),
+                count("withheld"),
+                count("false_scores"),
+                format!(
+                    "{}/{}",
+                    r["decoys_passed"],
+                    r["decoys_passed"].as_u64().unwrap_or(0) + r["decoys_failed"].as_u64().unwrap_or(0)
+                ),
+                count("dkg_missed"),
+            ]
+        })
+        .collect();
+    let header =
+        ["VALIDATOR", "SEAT", "STATUS", "ROUNDS", "AGREED", "LATE", "WITHHELD", "FALSE", "DECOYS", "DKG MISSED"];
+    table(&header, &rows);
+    Ok(())
+}
+
+fn text(v: &Value) -> String {
+    v.as_str().map_or_else(|| v.to_string(), |s| s.replace('_', " "))
 }
 
 /// `oda peers`.

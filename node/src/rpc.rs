@@ -8,6 +8,7 @@ use jsonrpsee::core::RpcResult;
 use jsonrpsee::proc_macros::rpc;
 use jsonrpsee::server::{Server, ServerConfig, ServerHandle};
 use jsonrpsee::types::ErrorObjectOwned;
+use oda_consensus::epoch::Membership;
 use oda_consensus::ids::{BlockHash, ChainId, ClaimId, EscrowId, ModelId, NodeId};
 use oda_consensus::state::{ClaimState, EscrowState, ModelState};
 use oda_consensus::tx::Tx;
@@ -39,8 +40,31 @@ pub struct Status {
     pub connected: usize,
     /// Transactions waiting.
     pub mempool: usize,
-    /// Validators: how many sign (n), how many must (t). Forging needs t, blocking n - t + 1.
+    /// Committee in charge: how many sign (n), how many must (t). Forging needs t, blocking n - t + 1.
     pub committee: (usize, usize),
+    /// Epoch of that committee.
+    pub epoch: u64,
+    /// Whether this node sits in it.
+    pub seated: bool,
+}
+
+/// The federation: who validates, who is in charge, what comes next.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FederationInfo {
+    /// Epoch in charge.
+    pub epoch: u64,
+    /// Height of its first block.
+    pub start_height: u64,
+    /// Its members.
+    pub members: Vec<NodeId>,
+    /// Members needed to sign.
+    pub threshold: usize,
+    /// Height of the newest attested block.
+    pub checkpoint: u64,
+    /// The ledger's record of the coming epoch's key generation.
+    pub dkg: Option<serde_json::Value>,
+    /// Every validator and applicant, with its service record.
+    pub validators: Vec<serde_json::Value>,
 }
 
 /// A block for people.
@@ -172,6 +196,10 @@ pub trait Api {
     /// One escrow.
     #[method(name = "escrow")]
     async fn escrow(&self, id: EscrowId) -> RpcResult<serde_json::Value>;
+    /// The federation: validators with their service record, the committee in charge, the coming one.
+    #[method(name = "federation")]
+    async fn federation(&self) -> RpcResult<FederationInfo>;
+
     /// Peers.
     #[method(name = "peers")]
     async fn peers(&self) -> RpcResult<Vec<PeerInfo>>;
@@ -280,6 +308,16 @@ fn about(tx: &Tx) -> String {
         Tx::Seal(s, _) => format!("model {} round {}", s.model, s.round),
         Tx::Outcome(o, _) => format!("model {} round {}", o.model, o.round),
         Tx::Settle(e, _) | Tx::Refund(e) => format!("escrow {e}"),
+        Tx::Score(s) => format!("model {} round {}", s.model, s.round),
+        Tx::ScoreReveal(r) => format!("model {} round {}", r.outcome.model, r.outcome.round),
+        Tx::Draw(epoch, _) => format!("epoch {epoch}"),
+        Tx::Dkg(m) => format!("epoch {} attempt {}", m.epoch, m.attempt),
+        Tx::Handover(h, _) => format!("epoch {}", h.epoch),
+        Tx::Checkpoint(c, _) => format!("block {}", c.height),
+        Tx::Apply(_) | Tx::Leave => String::new(),
+        Tx::Membership(Membership::Admit { node, .. } | Membership::Evict { node, .. }, _) => format!("node {node}"),
+        Tx::Evidence(_) => String::new(),
+        Tx::Decoy(claim, _) => format!("claim {claim}"),
     }
 }
 
@@ -300,6 +338,22 @@ impl ApiServer for ApiImpl {
             connected: peers.iter().filter(|p| p.connected).count(),
             mempool,
             committee: (state.group().members().len(), state.group().threshold()),
+            epoch: state.current().number,
+            seated: state.group().index_of(self.shared.me).is_some(),
+        })
+    }
+
+    async fn federation(&self) -> RpcResult<FederationInfo> {
+        let state = self.shared.state();
+        let current = state.current();
+        Ok(FederationInfo {
+            epoch: current.number,
+            start_height: current.start_height.unwrap_or(1),
+            members: current.group.members().to_vec(),
+            threshold: current.group.threshold(),
+            checkpoint: state.federation().checkpoint,
+            dkg: state.dkg().map(json).transpose()?,
+            validators: state.all_validators().map(json).collect::<RpcResult<_>>()?,
         })
     }
 

@@ -93,8 +93,7 @@ impl SponsorHost {
             .context(
                 "a payment record is damaged: restore the payments directory from a backup before paying anyone",
             )?;
-        let members = state.genesis().validators.iter().map(|v| v.encryption).collect();
-        let engine = Sponsor::new(me, members, state.group().threshold(), known);
+        let engine = Sponsor::new(me, known);
         let (wallet, lightning) = wallet::start(node, datadir, identity, "oda sponsor").await?;
         let address = {
             let wallet = wallet.clone();

@@ -9,12 +9,14 @@ use crate::jobs::{self, ReplayInput};
 use crate::net::{Net, NetConfig, NetEvent};
 use crate::peers::PeerBook;
 use crate::query::nats;
+use crate::verify_chain::follow_epochs;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use oda_consensus::codec;
 use oda_consensus::engine::trainer::verify_outcome;
 use oda_consensus::engine::validator::JudgeJob;
-use oda_consensus::ids::{ClaimId, NodeId};
+use oda_consensus::epoch::EpochChain;
+use oda_consensus::ids::{ChainId, ClaimId, NodeId};
 use oda_consensus::keys::NodeKey;
 use oda_consensus::outcome::{Outcome, first_beacon};
 use oda_consensus::score::{Measurement, Paired};
@@ -25,6 +27,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, timeout};
+use zeroize::Zeroizing;
 
 /// Arguments of `oda verify`.
 #[derive(Args)]
@@ -42,14 +45,37 @@ pub struct VerifyArgs {
     pub datadir: Option<PathBuf>,
 }
 
-struct Asker {
+/// Asks full nodes under a name made up for this one look.
+pub(crate) struct Asker {
+    secret: [u8; 32],
     net: Net,
     events: mpsc::Receiver<NetEvent>,
 }
 
 impl Asker {
+    /// Joins the network as a lite node.
+    pub(crate) async fn start(chain: ChainId, peers: &[String]) -> Result<Self> {
+        let mut secret = [0; 32];
+        rand_core::OsRng.fill_bytes(&mut secret);
+        let (net, events) = Net::start(NetConfig {
+            key: NodeKey::from_secret(&secret).secret(),
+            chain,
+            listen: vec![],
+            peers: crate::net::parse_peers(peers)?,
+            role: crate::net::Role::Lite,
+            ..NetConfig::default()
+        })
+        .await?;
+        Ok(Self { secret, net, events })
+    }
+
+    /// Leaves the network.
+    pub(crate) async fn stop(&self) {
+        self.net.shutdown().await;
+    }
+
     /// Waits for the first full node to connect.
-    async fn connect(&mut self) -> Result<NodeId> {
+    pub(crate) async fn connect(&mut self) -> Result<NodeId> {
         let wait = async {
             loop {
                 match self.events.recv().await {
@@ -64,7 +90,8 @@ impl Asker {
             .context("no peer answered within 20 s: check --peer and that the node runs")?
     }
 
-    async fn ask(&self, peer: NodeId, request: Request) -> Result<Response> {
+    /// One question.
+    pub(crate) async fn ask(&self, peer: NodeId, request: Request) -> Result<Response> {
         let bytes = self.net.request(peer, codec::encode(&request)).await?;
         Ok(codec::decode(&bytes)?)
     }
@@ -95,22 +122,13 @@ pub async fn run(args: VerifyArgs, json: bool, mut stop: watch::Receiver<bool>) 
 
 async fn replay(args: &VerifyArgs, dir: &std::path::Path, json: bool) -> Result<()> {
     let genesis = read_genesis(&args.genesis)?;
-    let (chain, group) = (genesis.chain(), genesis.group()?);
-    let mut secret = [0; 32];
-    rand_core::OsRng.fill_bytes(&mut secret);
-    let key = NodeKey::from_secret(&secret); // a name for this one look
-    let (net, events) = Net::start(NetConfig {
-        key: key.secret(),
-        chain,
-        listen: vec![],
-        peers: crate::net::parse_peers(&args.peers)?,
-        role: crate::net::Role::Lite,
-        ..NetConfig::default()
-    })
-    .await?;
-    let blobs = Arc::new(Blobs::open(&dir.join("blobs"), &key.secret(), ([127, 0, 0, 1], 0).into()).await?);
-    let mut asker = Asker { net, events };
+    let chain = genesis.chain();
+    let mut epochs = EpochChain::new(&genesis)?;
+    let mut asker = Asker::start(chain, &args.peers).await?;
+    let key = Zeroizing::new(asker.secret);
+    let blobs = Arc::new(Blobs::open(&dir.join("blobs"), &key, ([127, 0, 0, 1], 0).into()).await?);
     let peer = asker.connect().await?;
+    follow_epochs(&asker, peer, &mut epochs).await?;
 
     let Response::Claim(Some(view)) = asker.ask(peer, Request::Claim(args.claim)).await? else {
         bail!("claim {} is not on the ledger of {}", args.claim, peer.short());
@@ -123,7 +141,7 @@ async fn replay(args: &VerifyArgs, dir: &std::path::Path, json: bool) -> Result<
     };
     let manifest = model.model.manifest;
     anyhow::ensure!(manifest.id() == claim.model && manifest.check().is_ok(), "the peer's manifest is not the model's");
-    let attested = verify_outcome(chain, &group, claim.model, &outcome)
+    let attested = verify_outcome(&epochs, claim.model, &outcome)
         .context("the attestation does not hold: the committee's group key did not sign this outcome")?;
     anyhow::ensure!(attested.round == claim.round, "the peer sent another round's outcome");
     anyhow::ensure!(
@@ -138,10 +156,10 @@ async fn replay(args: &VerifyArgs, dir: &std::path::Path, json: bool) -> Result<
         else {
             bail!("the peer does not have the outcome of round {}", claim.round - 1);
         };
-        let before_attested = verify_outcome(chain, &group, claim.model, &before)
+        let before_attested = verify_outcome(&epochs, claim.model, &before)
             .context("the attestation of the round before does not hold")?;
         anyhow::ensure!(before_attested.round == claim.round - 1, "the peer sent another round's outcome");
-        before_attested.next_beacon(&before.signature)
+        before_attested.next_beacon()
     };
 
     // deltas of all claims of the round: the new head is made of all accepted ones
@@ -172,7 +190,7 @@ async fn replay(args: &VerifyArgs, dir: &std::path::Path, json: bool) -> Result<
         jobs::replay(ReplayInput { job, blobs: blobs.clone(), providers: book.providers(&genesis.nodes()) }).await?;
     let name = (judged.model, judged.round, attested.parent, attested.sealed);
     let mine = Outcome::derive(&manifest, name, judged.measured, judged.head);
-    asker.net.shutdown().await;
+    asker.stop().await;
     let _ = blobs.shutdown().await;
     report(args.claim, attested, &mine, json)
 }

@@ -39,6 +39,17 @@ pub struct NodeConfig {
     /// How a trainer trains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trainer: Option<Trainer>,
+    /// How a validator validates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validator: Option<Validator>,
+}
+
+/// How a validator validates.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Validator {
+    /// Reveals false scores and spoils signatures.
+    pub misbehave: bool,
 }
 
 /// libp2p.

@@ -2,21 +2,21 @@
 //!
 //! A ceremony that writes all secrets into one directory and copies them around later leaves them
 //! lying where it ran. Here each mnemonic and each FROST share is written once, into the directory of
-//! the node it belongs to, readable by its owner only, and nowhere else. The initial group key comes
-//! from a real DKG among the validators (C2): at no moment does anything hold the whole secret on
-//! disk, though here, unlike in the DKG over the network, one process sees all shares.
+//! the node it belongs to, readable by its owner only, and nowhere else. The first committee's keys come
+//! from a real DKG among its members (C2): at no moment does anything hold a whole secret on disk,
+//! though here, unlike in the DKGs of all later epochs, one process sees all shares.
 
 use crate::config::{
     self, ChainEntry, Lightning, Listen, NETWORK_FILE, NODE_FILE, NetworkFile, NodeConfig, NodeEntry, P2p, Role,
-    Sponsor, Trainer,
+    Sponsor, Trainer, Validator,
 };
 use crate::peer_id::peer_id;
 use crate::ports::Ports;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use oda_consensus::codec;
-use oda_consensus::frost::{EncryptionSecret, dkg_all_local, threshold};
-use oda_consensus::genesis::{BitcoinNetwork, Genesis, Validator};
+use oda_consensus::epoch::Federation;
+use oda_consensus::frost::EncryptionSecret;
+use oda_consensus::genesis::{self, BitcoinNetwork, Genesis};
 use oda_consensus::ids::NodeId;
 use oda_consensus::keys::NodeKey;
 use rand_core::{OsRng, RngCore};
@@ -37,6 +37,21 @@ pub struct Options {
     /// Validating full nodes.
     #[arg(long, default_value_t = 4)]
     pub validators: usize,
+    /// How many of the validators, counted from the last, reveal false scores and spoil signatures.
+    #[arg(long, default_value_t = 0)]
+    pub liars: usize,
+    /// Validators drawn for each committee; 0: all of them.
+    #[arg(long, default_value_t = 0)]
+    pub committee: u16,
+    /// Blocks after which the next committee takes over; 0: never.
+    #[arg(long, default_value_t = 0)]
+    pub epoch_blocks: u32,
+    /// Blocks a drawn validator has for each step of a key generation.
+    #[arg(long, default_value_t = 20)]
+    pub dkg_blocks: u32,
+    /// A block is attested every so many blocks; 0: never.
+    #[arg(long, default_value_t = 50)]
+    pub checkpoint_blocks: u32,
     /// Full nodes that pay.
     #[arg(long, default_value_t = 1)]
     pub sponsors: usize,
@@ -80,9 +95,10 @@ struct Made {
     words: Zeroizing<String>,
     id: NodeId,
     encryption: EncryptionSecret,
+    lies: bool,
 }
 
-fn make(name: String, role: Role, cheat: bool) -> Result<Made> {
+fn make(name: String, role: Role, cheat: bool, lies: bool) -> Result<Made> {
     let mut entropy = Zeroizing::new([0; 16]);
     OsRng.fill_bytes(entropy.as_mut_slice());
     let mnemonic = bip39::Mnemonic::from_entropy(entropy.as_slice()).context("making a mnemonic")?;
@@ -90,7 +106,7 @@ fn make(name: String, role: Role, cheat: bool) -> Result<Made> {
     let seed = Zeroizing::new(mnemonic.to_seed_normalized(""));
     let key = NodeKey::from_seed(seed.as_slice());
     let encryption = EncryptionSecret::derive(&key.secret());
-    Ok(Made { name, role, cheat, words: Zeroizing::new(mnemonic.to_string()), id: key.id(), encryption })
+    Ok(Made { name, role, cheat, words: Zeroizing::new(mnemonic.to_string()), id: key.id(), encryption, lies })
 }
 
 /// Writes a network into `dir`.
@@ -112,6 +128,7 @@ pub fn create(dir: &Path, options: &Options, time_ms: u64) -> Result<NetworkFile
         "--validators {}: FROST needs 2 or more, and one fault is survived from 4 on",
         o.validators
     );
+    ensure!(o.liars <= o.validators, "--liars {} is more than --validators {}", o.liars, o.validators);
     ensure!(o.cheats <= o.trainers, "--cheats {} is more than --trainers {}", o.cheats, o.trainers);
     let model = std::fs::canonicalize(&o.model)
         .with_context(|| format!("the model file {} cannot be found: give its path with --model", o.model.display()))?;
@@ -125,7 +142,8 @@ pub fn create(dir: &Path, options: &Options, time_ms: u64) -> Result<NetworkFile
     ] {
         for i in 0..n {
             let cheat = role == Role::Trainer && i >= n - o.cheats;
-            made.push(make(format!("{prefix}-{i}"), role, cheat)?);
+            let lies = role == Role::Validator && i >= n - o.liars;
+            made.push(make(format!("{prefix}-{i}"), role, cheat, lies)?);
         }
     }
     let genesis = ceremony(dir, options, &made, time_ms)?;
@@ -176,6 +194,7 @@ pub fn create(dir: &Path, options: &Options, time_ms: u64) -> Result<NetworkFile
                 channel_sat: o.channel_sat,
                 max_channels: 64,
             }),
+            validator: m.lies.then_some(Validator { misbehave: true }),
             trainer: (m.role == Role::Trainer).then_some(Trainer { threads: o.threads, cheat: m.cheat }),
         };
         config::write(&datadir.join(NODE_FILE), &config)?;
@@ -184,27 +203,39 @@ pub fn create(dir: &Path, options: &Options, time_ms: u64) -> Result<NetworkFile
     Ok(network)
 }
 
-/// Runs the DKG (C2), hands each validator its share, and returns the checked genesis.
+/// Runs the first committee's DKG (C2), hands each member its seed, and returns the checked genesis.
 fn ceremony(dir: &Path, o: &Options, made: &[Made], time_ms: u64) -> Result<Genesis> {
-    let mut validators: Vec<&Made> = made.iter().filter(|m| m.role == Role::Validator).collect();
-    validators.sort_by_key(|m| m.id);
-    let ids: Vec<NodeId> = validators.iter().map(|m| m.id).collect();
-    let (group, shares) =
-        dkg_all_local(&ids, threshold(ids.len()), &mut OsRng).context("key generation among the validators")?;
-    for (m, share) in validators.iter().zip(&shares) {
-        ensure!(share.belongs_to(&group, m.id), "key generation gave {} a share that is not its own", m.name);
-        let text = Zeroizing::new(hex::encode(share.to_secret_bytes()?.as_slice()));
-        write_secret(&dir.join(&m.name).join("keys/frost-share"), text.as_bytes())?;
-    }
+    let validators: Vec<&Made> = made.iter().filter(|m| m.role == Role::Validator).collect();
+    let all = u16::try_from(validators.len()).context("too many validators")?;
+    let federation = Federation {
+        committee: if o.committee == 0 { all } else { o.committee },
+        epoch_blocks: o.epoch_blocks,
+        dkg_blocks: o.dkg_blocks,
+        checkpoint_blocks: o.checkpoint_blocks,
+        ..Federation::default()
+    };
     let genesis = Genesis {
         name: o.name.clone(),
         bitcoin: BitcoinNetwork::Regtest,
         time_ms,
         block_interval_ms: o.block_interval_ms,
-        validators: validators.iter().map(|m| Validator { node: m.id, encryption: m.encryption.public() }).collect(),
-        group_key: codec::encode(&group),
+        validators: validators
+            .iter()
+            .map(|m| genesis::Validator { node: m.id, encryption: m.encryption.public() })
+            .collect(),
+        federation,
+        first_committee: Vec::new(),
     };
-    genesis.check()?;
+    let (genesis, seeds) = Genesis::ceremony(genesis, &mut OsRng).context("key generation of the first committee")?;
+    let transcript = genesis.transcript()?;
+    let (group, _) = genesis.keys()?;
+    for (index, (node, seed)) in seeds.iter().enumerate() {
+        let m = validators.iter().find(|m| m.id == *node).context("a member that is no validator")?;
+        let (share, _) = transcript.shares(seed, index, &m.encryption)?;
+        ensure!(share.belongs_to(&group, m.id), "key generation gave {} a share that is not its own", m.name);
+        let sealed = seed.seal(0, &m.encryption.public(), &mut OsRng)?;
+        write_secret(&dir.join(&m.name).join("keys/epoch-0"), hex::encode(sealed).as_bytes())?;
+    }
     Ok(genesis)
 }
 

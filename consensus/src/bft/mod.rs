@@ -20,10 +20,12 @@
 mod certificate;
 mod ctx;
 mod handler;
+mod log;
 mod wire;
 
 pub use certificate::{CertificateError, CommitCertificate, Evidence, verify_certificate};
 pub use ctx::{Height, MAX_BLOCK_BYTES, MAX_VALIDATORS, Timeouts, block_id, proposer};
+pub(crate) use log::{sealed_log, unsealed};
 pub use wire::{MAX_MESSAGE_BYTES, Message, ProposalHeader, SignedHeader, SignedVote, Step, Vote};
 
 use crate::codec::{self, CodecError};
@@ -33,6 +35,7 @@ use arc_malachitebft_core_consensus as tendermint;
 use arc_malachitebft_core_types as mala;
 use ctx::{Block, Ctx, Validators};
 use handler::Handler;
+use log::LogSeal;
 use mala::{Round, VoteType};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -168,7 +171,7 @@ pub enum BftEffect {
 /// Why an input was refused. Except where said otherwise nothing has changed.
 #[derive(Debug, thiserror::Error)]
 pub enum BftError {
-    /// `handle` before `replay`.
+    /// `handle` before `replay`, or after one that failed.
     #[error("call replay with the log of the height first, even if the log is empty")]
     NotStarted,
     /// `replay` twice.
@@ -228,7 +231,10 @@ pub struct Bft {
     config: BftConfig,
     state: tendermint::State<Ctx>,
     validators: Validators,
+    replayed: bool,
+    /// Replayed, and without an error.
     started: bool,
+    log_seal: LogSeal,
     /// Blocks of this height. Bounded by Malachite: two proposals a round, few rounds ahead.
     seen: BTreeMap<BlockHash, Seen>,
     /// Our own proposal of the latest round, sent again with our votes.
@@ -253,8 +259,10 @@ impl Bft {
         };
         // Its queue for later heights stays unused: it takes unverified messages, ours does not.
         let state = tendermint::State::new(Ctx, Height(height), set.clone(), params, 1, 1);
+        let log_seal = LogSeal::new(config.chain, config.key.id(), height);
         let (seen, future) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { config, state, validators: set, started: false, seen, own_proposal: None, future })
+        let (replayed, started, own_proposal) = (false, false, None);
+        Ok(Self { config, state, validators: set, replayed, started, log_seal, seen, own_proposal, future })
     }
 
     /// The height worked on.
@@ -272,26 +280,36 @@ impl Bft {
     /// # Errors
     /// [`BftError::DamagedLog`] or [`BftError::Diverged`]: this validator must not vote at this height.
     pub fn replay(&mut self, entries: &[Vec<u8>]) -> Result<Vec<BftEffect>, BftError> {
-        if self.started {
+        if self.replayed {
             return Err(BftError::AlreadyStarted);
         }
+        self.replayed = true;
         let damaged = |index, reason: String| BftError::DamagedLog { index, reason };
         let mut inputs = Vec::with_capacity(entries.len());
+        let mut logged = BTreeSet::new();
         for (index, bytes) in entries.iter().enumerate() {
-            let entry = codec::decode::<WalEntry>(bytes).map_err(|e| damaged(index, e.to_string()))?;
+            let bytes = self.log_seal.open(bytes).map_err(|e| damaged(index, e))?;
+            let entry = codec::decode::<WalEntry>(&bytes).map_err(|e| damaged(index, e.to_string()))?;
             inputs.push(entry.into_input().map_err(|e| damaged(index, e.to_owned()))?);
+            logged.insert(bytes);
         }
-        self.started = true;
         let mut out = Vec::new();
         let (height, set) = (self.state.height(), self.validators.clone());
         let start = tendermint::Input::StartHeight(height, set, true, None, mala::VoteExtensionPolicy::Disabled);
         self.state.index_wal_entries(inputs.iter());
-        let result = std::iter::once(start).chain(inputs).try_for_each(|input| self.process(input, &mut out).map(drop));
+        let mut forged = false;
+        let result = std::iter::once(start).chain(inputs).try_for_each(|input| {
+            forged |= self.process(input, &mut out)?;
+            Ok(())
+        });
         self.state.reset_entries_index();
         result.map_err(BftError::Diverged)?;
+        if forged {
+            // The engine skipped an entry it had acted on, for instance because the validators differ.
+            return Err(BftError::Diverged("a logged signature does not hold".into()));
+        }
 
         // What is in the log already, and what the replay itself has overtaken, is not for the host.
-        let logged: BTreeSet<&Vec<u8>> = entries.iter().collect();
         let (round, proposing) = (self.round(), self.state.driver.step_is_propose());
         let seen = &self.seen;
         out.retain(|effect| match effect {
@@ -300,7 +318,18 @@ impl Bft {
             BftEffect::ValidateBlock { block_id, .. } => seen.get(block_id).is_none_or(|s| s.valid.is_none()),
             _ => true,
         });
+        self.seal(&mut out);
+        self.started = true;
         Ok(out)
+    }
+
+    /// Seals new log entries in the order in which they will be stored.
+    fn seal(&mut self, out: &mut [BftEffect]) {
+        for effect in out {
+            if let BftEffect::WalAppend { entry, .. } = effect {
+                *entry = self.log_seal.seal(std::mem::take(entry));
+            }
+        }
     }
 
     /// Takes one input and says what to do.
@@ -311,13 +340,15 @@ impl Bft {
         if !self.started {
             return Err(BftError::NotStarted);
         }
-        match input {
+        let mut out = match input {
             BftInput::StartHeight { height, validators } => self.start_height(height, &validators),
             BftInput::Message { bytes } => self.message(&bytes),
             BftInput::Timeout(token) => self.timeout(token),
             BftInput::Propose { height, round, block } => self.propose(height, round, block),
             BftInput::Validated { height, block_id, valid } => self.validated(height, block_id, valid),
-        }
+        }?;
+        self.seal(&mut out);
+        Ok(out)
     }
 
     fn start_height(&mut self, height: u64, validators: &[NodeId]) -> Result<Vec<BftEffect>, BftError> {
@@ -330,6 +361,7 @@ impl Bft {
         // Evidence since the decision, or of a height that is dropped undecided.
         let (votes, proposals) = (self.state.driver.take_vote_evidence(), self.state.driver.take_proposal_evidence());
         handler::report(votes, proposals, &mut out);
+        self.log_seal = LogSeal::new(self.config.chain, self.config.key.id(), height);
         self.seen.clear();
         self.own_proposal = None;
         self.validators = set.clone();

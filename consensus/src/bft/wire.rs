@@ -224,6 +224,16 @@ impl Message {
         }
     }
 
+    /// Whether it is a vote or proposal signed by one of these validators: what a node that does not
+    /// vote itself may pass on. Certificates are not, they are sent again by those who need them.
+    pub fn is_of(&self, chain: ChainId, validators: &[NodeId]) -> bool {
+        match self {
+            Self::Vote(v) => validators.contains(&v.vote.voter) && v.is_authentic(chain),
+            Self::Proposal(h, _) => validators.contains(&h.header.proposer) && h.is_authentic(chain),
+            Self::Polka(_) | Self::Round { .. } => false,
+        }
+    }
+
     pub(super) fn of_proposal(signed: &mala::SignedProposal<Ctx>) -> Self {
         Self::Proposal(SignedHeader::of(signed), signed.message.block.bytes())
     }

@@ -5,7 +5,7 @@
 //! pay the trainer. Its record of a deal is on disk before the deal is public, so that a restarted
 //! sponsor neither deals a claim twice nor pays an invoice it does not remember.
 
-use crate::frost::{Deal, EncryptionKey, deal_preimage};
+use crate::frost::{Deal, deal_preimage};
 use crate::ids::{ClaimId, EscrowId, ModelId, NodeId, PaymentHash, Preimage};
 use crate::record;
 use crate::state::{EscrowStatus, State};
@@ -43,6 +43,8 @@ pub struct PayRecord {
     pub payment_hash: PaymentHash,
     /// The preimage it drew.
     pub preimage: Preimage,
+    /// Epoch of the committee it is dealt to.
+    pub epoch: u64,
     /// The public deal.
     pub deal: Deal,
     /// Invoice being paid.
@@ -110,15 +112,13 @@ pub enum SponsorEffect {
 /// The engine of one sponsor.
 pub struct Sponsor {
     me: NodeId,
-    members: Vec<EncryptionKey>,
-    threshold: usize,
     records: BTreeMap<EscrowId, PayRecord>,
 }
 
 impl Sponsor {
-    /// A sponsor with the records it had before. `members`: the committee's encryption keys in member order.
-    pub fn new(me: NodeId, members: Vec<EncryptionKey>, threshold: usize, records: Vec<PayRecord>) -> Self {
-        Self { me, members, threshold, records: records.into_iter().map(|r| (r.escrow, r)).collect() }
+    /// A sponsor with the records it had before.
+    pub fn new(me: NodeId, records: Vec<PayRecord>) -> Self {
+        Self { me, records: records.into_iter().map(|r| (r.escrow, r)).collect() }
     }
 
     /// All payments ever dealt.
@@ -196,11 +196,16 @@ impl Sponsor {
             .collect();
         for (_, claim, payee, amount_msat) in wanted {
             let escrow = claim_escrow(claim);
-            if !self.records.contains_key(&escrow) {
-                let Ok((preimage, payment_hash, deal)) = deal_preimage(&self.members, self.threshold, &escrow.0, rng)
+            // A deal to a committee that is gone can no longer enter the ledger: deal anew.
+            let now = state.current();
+            let fresh = |r: &PayRecord| r.epoch.saturating_add(1) >= now.number;
+            if !self.records.get(&escrow).is_some_and(fresh) {
+                let Some(members) = state.encryption_keys(now.group.members()) else { continue };
+                let Ok((preimage, payment_hash, deal)) = deal_preimage(&members, now.group.threshold(), &escrow.0, rng)
                 else {
                     continue;
                 };
+                let epoch = now.number;
                 let record = PayRecord {
                     escrow,
                     claim,
@@ -208,6 +213,7 @@ impl Sponsor {
                     amount_msat,
                     payment_hash,
                     preimage,
+                    epoch,
                     deal,
                     bolt11: None,
                     fee_msat: 0,
@@ -222,6 +228,7 @@ impl Sponsor {
                     claim,
                     amount_msat: r.amount_msat,
                     payment_hash: r.payment_hash,
+                    epoch: r.epoch,
                     deal: r.deal.clone(),
                 })));
             }

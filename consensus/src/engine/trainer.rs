@@ -6,8 +6,9 @@
 //! per claim that is persisted before every step (P6): given the same record and the same answers it
 //! goes on after any crash, and every step may be repeated without harm.
 
+use crate::epoch::{EpochChain, HandoverLink};
 use crate::frost::{Deal, GroupKey, ReleaseShare, rebuild};
-use crate::ids::{Beacon, BlobRef, ChainId, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash, Preimage};
+use crate::ids::{Beacon, BlobRef, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash, Preimage};
 use crate::manifest::Manifest;
 use crate::outcome::{Attestation, Outcome, Statement, first_beacon};
 use crate::record;
@@ -81,6 +82,8 @@ pub struct Payment {
     pub amount_msat: u64,
     /// SHA-256 of the preimage.
     pub payment_hash: PaymentHash,
+    /// Epoch of the committee that holds the shares.
+    pub epoch: u64,
     /// The deal, to check and combine shares.
     pub deal: Deal,
     /// The hold invoice.
@@ -140,6 +143,8 @@ pub enum TrainerInput {
         /// Height of the Bitcoin chain.
         chain_height: u32,
     },
+    /// A peer told of the keys of later epochs.
+    Epochs(Vec<HandoverLink>),
     /// A peer told of a model.
     Model(Box<ModelView>),
     /// A peer told of one of our claims.
@@ -206,6 +211,8 @@ pub enum TrainerEffect {
     Train(Box<TrainJob>),
     /// Put a transaction before the network.
     Submit(Tx),
+    /// Ask for the signed keys of the epochs after this one.
+    AskEpochs(u64),
     /// Ask the committee for a claim.
     AskClaim(ClaimId),
     /// Make a hold invoice (P3).
@@ -228,8 +235,8 @@ pub enum TrainerEffect {
         /// BOLT 11.
         bolt11: String,
     },
-    /// Ask the committee for its shares of the preimage (P4).
-    AskShares(EscrowId),
+    /// Ask the members of a committee for their shares of the preimage (P4).
+    AskShares(EscrowId, Vec<NodeId>),
     /// Claim the held HTLC.
     ClaimHtlc {
         /// Payment hash.
@@ -267,42 +274,39 @@ pub struct VerifiedRound {
 
 /// What of a peer's view of a model can be believed: everything that follows from manifest,
 /// genesis and an attested outcome. `None` if anything does not fit.
-pub fn verify_model(chain: ChainId, group: &GroupKey, model: ModelId, view: &ModelView) -> Option<VerifiedRound> {
+pub fn verify_model(epochs: &EpochChain, model: ModelId, view: &ModelView) -> Option<VerifiedRound> {
     if view.model.manifest.id() != model || view.model.manifest.check().is_err() {
         return None;
     }
     match &view.last {
-        None => {
-            Some(VerifiedRound { round: 1, head: view.model.manifest.initial_head, start: first_beacon(chain, model) })
-        }
+        None => Some(VerifiedRound {
+            round: 1,
+            head: view.model.manifest.initial_head,
+            start: first_beacon(epochs.chain(), model),
+        }),
         Some(last) => {
-            let outcome = verify_outcome(chain, group, model, last)?;
+            let outcome = verify_outcome(epochs, model, last)?;
             Some(VerifiedRound {
                 round: outcome.round.checked_add(1)?,
                 head: outcome.new_head(),
-                start: outcome.next_beacon(&last.signature),
+                start: outcome.next_beacon(),
             })
         }
     }
 }
 
-/// The outcome, if the group key attests it.
-pub fn verify_outcome<'a>(
-    chain: ChainId,
-    group: &GroupKey,
-    model: ModelId,
-    state: &'a OutcomeState,
-) -> Option<&'a Outcome> {
-    let attestation = Attestation { chain, statement: Statement::Outcome(state.outcome.clone()) };
-    let attested = group.verify(&crate::codec::encode(&attestation), &state.signature);
+/// The outcome, if the committee of its epoch attests it.
+pub fn verify_outcome<'a>(epochs: &EpochChain, model: ModelId, state: &'a OutcomeState) -> Option<&'a Outcome> {
+    let attestation = Attestation { chain: epochs.chain(), statement: Statement::Outcome(state.outcome.clone()) };
+    let attested = epochs.group(state.epoch)?.verify(&crate::codec::encode(&attestation), &state.signature);
     (attested && state.outcome.model == model).then_some(&state.outcome)
 }
 
 /// The engine of one trainer, for any number of models.
 pub struct Trainer {
     me: NodeId,
-    chain: ChainId,
-    group: GroupKey,
+    epochs: EpochChain,
+    epochs_asked_ms: Option<u64>,
     config: TrainerConfig,
     now_ms: u64,
     chain_height: u32,
@@ -322,11 +326,11 @@ const MAX_FOLLOWED: usize = 64;
 
 impl Trainer {
     /// A trainer with the records it had before.
-    pub fn new(me: NodeId, chain: ChainId, group: GroupKey, config: TrainerConfig, records: Vec<ClaimRecord>) -> Self {
+    pub fn new(me: NodeId, epochs: EpochChain, config: TrainerConfig, records: Vec<ClaimRecord>) -> Self {
         Self {
             me,
-            chain,
-            group,
+            epochs,
+            epochs_asked_ms: None,
             config,
             now_ms: 0,
             chain_height: 0,
@@ -346,6 +350,20 @@ impl Trainer {
         self.claims.values()
     }
 
+    /// The committees' keys as far as this trainer has verified them.
+    pub fn epochs(&self) -> &EpochChain {
+        &self.epochs
+    }
+
+    /// Asks for keys of epochs this trainer does not know yet, if a peer's view needs them.
+    fn need_epoch(&mut self, epoch: u64, out: &mut Vec<TrainerEffect>) {
+        let asked = self.epochs_asked_ms;
+        if epoch > self.epochs.epoch() && asked.is_none_or(|t| self.now_ms.saturating_sub(t) >= self.config.retry_ms) {
+            self.epochs_asked_ms = Some(self.now_ms);
+            out.push(TrainerEffect::AskEpochs(self.epochs.epoch()));
+        }
+    }
+
     /// Handles one input.
     pub fn handle(&mut self, input: TrainerInput, rng: &mut (impl RngCore + CryptoRng)) -> Vec<TrainerEffect> {
         let mut out = Vec::new();
@@ -356,6 +374,14 @@ impl Trainer {
                 let due: Vec<ClaimId> = self.claims.values().filter(|r| !r.phase.is_over()).map(|r| r.claim).collect();
                 for claim in due {
                     self.step(claim, false, &mut out);
+                }
+            }
+            TrainerInput::Epochs(links) => {
+                // a forged or unfitting link ends the list; what was verified before it stays
+                for link in links.into_iter().filter(|l| l.handover.epoch > self.epochs.epoch()).collect::<Vec<_>>() {
+                    if self.epochs.advance(link).is_err() {
+                        break;
+                    }
                 }
             }
             TrainerInput::Model(view) => self.on_model(*view, &mut out),
@@ -409,7 +435,10 @@ impl Trainer {
 
     fn on_model(&mut self, view: ModelView, out: &mut Vec<TrainerEffect>) {
         let model = view.model.manifest.id();
-        let Some(verified) = verify_model(self.chain, &self.group, model, &view) else { return };
+        if let Some(last) = &view.last {
+            self.need_epoch(last.epoch, out);
+        }
+        let Some(verified) = verify_model(&self.epochs, model, &view) else { return };
         if self.rounds.get(&model).is_some_and(|known| known.round > verified.round) {
             return; // an old view
         }
@@ -483,8 +512,17 @@ impl Trainer {
 
     fn on_claim(&mut self, from: NodeId, view: &ClaimView, out: &mut Vec<TrainerEffect>) {
         let id = view.claim.id;
+        if !self.claims.contains_key(&id) {
+            return;
+        }
+        for epoch in view.escrow.iter().map(|e| e.epoch).chain(view.outcome.iter().map(|o| o.epoch)) {
+            self.need_epoch(epoch, out);
+        }
         let Some(r) = self.claims.get(&id) else { return };
-        let member = self.group.members().contains(&from);
+        let dealt = r.payment.as_ref().map(|p| p.epoch).or(view.escrow.as_ref().map(|e| e.epoch));
+        let group = dealt.and_then(|e| self.epochs.group(e));
+        let member = group.is_some_and(|g| g.members().contains(&from));
+        let threshold = group.map_or(usize::MAX, GroupKey::threshold);
         match r.phase {
             // P1: a threshold of members shows the same deal and holds good shares of it
             Phase::Committed if member && view.share_held => {
@@ -497,6 +535,7 @@ impl Trainer {
                     payer: e.payer,
                     amount_msat: e.amount_msat,
                     payment_hash: e.payment_hash,
+                    epoch: e.epoch,
                     deal: e.deal.clone(),
                     bolt11: None,
                     claim_deadline_height: None,
@@ -505,7 +544,7 @@ impl Trainer {
                 let seen = self.deals_seen.entry(id).or_default();
                 seen.insert(from, payment.clone());
                 let same = seen.values().filter(|p| **p == payment).count();
-                if same >= self.group.threshold() {
+                if same >= threshold {
                     if let Some(r) = self.claims.get_mut(&id) {
                         r.payment = Some(payment);
                     }
@@ -515,9 +554,7 @@ impl Trainer {
             Phase::Held => {
                 // R3: visible on a member's ledger means no need to reveal again
                 let Some(state) = &view.outcome else { return };
-                let Some(outcome) =
-                    verify_outcome(self.chain, &self.group, r.model, state).filter(|o| o.round == r.round)
-                else {
+                let Some(outcome) = verify_outcome(&self.epochs, r.model, state).filter(|o| o.round == r.round) else {
                     return;
                 };
                 let judged = outcome.claims.iter().find(|c| c.claim == id).copied();
@@ -528,7 +565,8 @@ impl Trainer {
                             let asked = self.shares_asked_ms.get(&escrow);
                             if asked.is_none_or(|t| self.now_ms.saturating_sub(*t) >= self.config.retry_ms) {
                                 self.shares_asked_ms.insert(escrow, self.now_ms);
-                                out.push(TrainerEffect::AskShares(escrow));
+                                let members = group.map(|g| g.members().to_vec()).unwrap_or_default();
+                                out.push(TrainerEffect::AskShares(escrow, members));
                             }
                         }
                     }
@@ -594,11 +632,13 @@ impl Trainer {
         };
         let Some(p) = r.payment.clone() else { return };
         let claim = r.claim;
+        let Some(threshold) = self.epochs.group(p.epoch).map(GroupKey::threshold) else { return };
         let shares = self.shares.entry(escrow).or_default();
-        if shares.len() < self.group.members().len() * 2 && !shares.contains(&share) {
+        // one good share a member, whoever sends it
+        if p.deal.accepts(&share) && !shares.iter().any(|s| s.index == share.index) {
             shares.push(share);
         }
-        if shares.len() < self.group.threshold() {
+        if shares.len() < threshold {
             return;
         }
         if let Ok(preimage) = rebuild(&p.deal, p.payment_hash, shares) {

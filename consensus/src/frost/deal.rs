@@ -18,6 +18,13 @@ use std::fmt;
 #[serde(transparent)]
 pub struct EncryptionKey(Digest);
 
+impl EncryptionKey {
+    /// Seals bytes so that only the key's owner can open them.
+    pub fn seal(&self, plain: &[u8], rng: &mut (impl RngCore + CryptoRng)) -> Option<Vec<u8>> {
+        crypto_box::PublicKey::from_bytes(self.0.0).seal(rng, plain).ok()
+    }
+}
+
 /// Its secret.
 pub struct EncryptionSecret(crypto_box::SecretKey);
 
@@ -31,6 +38,11 @@ impl EncryptionSecret {
     /// The secret that belongs to a node's secret (K1: one mnemonic restores it).
     pub fn derive(node_secret: &[u8; 32]) -> Self {
         Self(crypto_box::SecretKey::from_bytes(blake3::derive_key("oda 2026 share encryption", node_secret)))
+    }
+
+    /// Opens a sealed box.
+    pub fn unseal(&self, sealed: &[u8]) -> Option<zeroize::Zeroizing<Vec<u8>>> {
+        self.0.unseal(sealed).ok().map(zeroize::Zeroizing::new)
     }
 
     /// Its public key.
@@ -129,8 +141,16 @@ impl Deal {
         VerifiableSecretSharingCommitment::deserialize(parts).map_err(|_| DealError::Inconsistent)
     }
 
-    /// The share as frost's type, if it fits the commitments.
+    /// Whether a share fits the commitments. A payee collects one such share a member and nothing else.
+    pub fn accepts(&self, share: &ReleaseShare) -> bool {
+        self.verified(share).is_ok()
+    }
+
+    /// The share as frost's type, if it is a member's and fits the commitments.
     fn verified(&self, share: &ReleaseShare) -> Result<KeyPackage, DealError> {
+        if usize::from(share.index) >= self.boxes.len() {
+            return Err(DealError::Inconsistent);
+        }
         let signing = SigningShare::deserialize(&share.share).map_err(|_| DealError::Inconsistent)?;
         let secret = SecretShare::new(identifier(usize::from(share.index)), signing, self.commitments()?);
         KeyPackage::try_from(secret).map_err(|_| DealError::Inconsistent)
@@ -164,10 +184,7 @@ pub fn deal_preimage(
         }
         let mut plain = zeroize::Zeroizing::new(share.signing_share().serialize());
         plain.extend_from_slice(&context_digest(context));
-        let sealed = crypto_box::PublicKey::from_bytes(key.0.0)
-            .seal(rng, &plain)
-            .map_err(|e| DealError::Library(e.to_string()))?;
-        boxes.push(sealed);
+        boxes.push(key.seal(&plain, rng).ok_or_else(|| DealError::Library("sealing failed".into()))?);
     }
     let hash = preimage.payment_hash();
     Ok((preimage, hash, Deal { commitment, boxes }))
@@ -184,7 +201,7 @@ pub fn open_share(
     context: &[u8],
 ) -> Result<ReleaseShare, DealError> {
     let sealed = deal.boxes.get(index).ok_or(DealError::Sealed)?;
-    let plain = zeroize::Zeroizing::new(secret.0.unseal(sealed).map_err(|_| DealError::Sealed)?);
+    let plain = secret.unseal(sealed).ok_or(DealError::Sealed)?;
     let (share, bound) = plain.split_at_checked(SCALAR_BYTES).ok_or(DealError::Sealed)?;
     if bound != context_digest(context) {
         return Err(DealError::Sealed);
@@ -202,8 +219,8 @@ pub fn rebuild(deal: &Deal, hash: PaymentHash, shares: &[ReleaseShare]) -> Resul
     let (mut good, mut bad) = (std::collections::BTreeMap::new(), Vec::new());
     for share in shares {
         match deal.verified(share) {
-            Ok(package) if usize::from(share.index) < deal.boxes.len() => drop(good.insert(share.index, package)),
-            _ => bad.push(share.index),
+            Ok(package) => drop(good.insert(share.index, package)),
+            Err(_) => bad.push(share.index),
         }
     }
     let needed = deal.threshold();
@@ -238,6 +255,7 @@ mod tests {
         let (preimage, hash, deal) = deal_preimage(&keys, 3, b"escrow", &mut rng).unwrap();
         assert_eq!(preimage.payment_hash(), hash);
         deal.check(4, 3).unwrap();
+        println!("deal bytes n=4: {}", bincode::encode_to_vec(&deal, bincode::config::standard()).unwrap().len());
         assert!(deal.check(5, 4).is_err());
         let shares: Vec<_> = (0..4).map(|i| open_share(&deal, i, &secrets[i], b"escrow").unwrap()).collect();
         for skip in 0..4 {
@@ -277,14 +295,32 @@ mod tests {
         assert!(rebuild(&deal, hash, &shares).is_ok());
     }
 
+    #[test] // K3: the index of a share comes from outside and may be anything
+    fn shares_of_nobody_are_refused() {
+        let (secrets, keys) = committee(4);
+        let mut rng = ChaCha20Rng::from_seed([4; 32]);
+        let (preimage, hash, deal) = deal_preimage(&keys, 3, b"escrow", &mut rng).unwrap();
+        let mut shares: Vec<_> = (0..3).map(|i| open_share(&deal, i, &secrets[i], b"escrow").unwrap()).collect();
+        for index in [4, u16::MAX - 1, u16::MAX] {
+            let share = ReleaseShare { index, share: vec![1; 32] };
+            assert!(!deal.accepts(&share));
+            assert_eq!(
+                rebuild(&deal, hash, &[share.clone()]),
+                Err(DealError::TooFew { good: 0, needed: 3, bad: vec![index] })
+            );
+            shares.push(share);
+        }
+        assert_eq!(rebuild(&deal, hash, &shares).unwrap(), preimage);
+    }
+
     proptest! {
         #[test] // K3
         fn garbage_never_panics(commitment in proptest::collection::vec(any::<u8>(), 0..140),
-                                sealed in proptest::collection::vec(any::<u8>(), 0..140), index in 0usize..8) {
+                                sealed in proptest::collection::vec(any::<u8>(), 0..140), index in any::<u16>()) {
             let deal = Deal { commitment, boxes: vec![sealed.clone(); 4] };
             let _ = deal.check(4, 3);
-            let _ = open_share(&deal, index, &EncryptionSecret::derive(&[0; 32]), b"x");
-            let _ = rebuild(&deal, PaymentHash([0; 32]), &[ReleaseShare { index: index as u16, share: sealed }]);
+            let _ = open_share(&deal, usize::from(index), &EncryptionSecret::derive(&[0; 32]), b"x");
+            let _ = rebuild(&deal, PaymentHash([0; 32]), &[ReleaseShare { index, share: sealed }]);
         }
     }
 }

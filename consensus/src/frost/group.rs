@@ -49,14 +49,16 @@ impl bincode::Encode for GroupKey {
     }
 }
 
-impl bincode::Decode<()> for GroupKey {
-    fn decode<D: bincode::de::Decoder<Context = ()>>(d: &mut D) -> Result<Self, bincode::error::DecodeError> {
+impl<C> bincode::Decode<C> for GroupKey {
+    fn decode<D: bincode::de::Decoder<Context = C>>(d: &mut D) -> Result<Self, bincode::error::DecodeError> {
         let bytes = GroupKeyBytes::decode(d)?;
         let other = |e: String| bincode::error::DecodeError::OtherString(e);
         let package = PublicKeyPackage::deserialize(&bytes.package).map_err(|e| other(e.to_string()))?;
         Self::new(bytes.members, package).map_err(|e| other(e.to_string()))
     }
 }
+
+bincode::impl_borrow_decode!(GroupKey);
 record!(GroupKey, b"grpk", 24 << 10);
 
 impl fmt::Debug for GroupKey {
@@ -65,14 +67,14 @@ impl fmt::Debug for GroupKey {
     }
 }
 
-/// FROST identifier of the member at an index.
+/// FROST identifier of the member at an index. Total: the index may come from outside.
 pub(super) fn identifier(index: usize) -> Identifier {
-    let number = u16::try_from(index).unwrap_or(u16::MAX - 1) + 1;
+    let number = u16::try_from(index.saturating_add(1)).unwrap_or(u16::MAX);
     Identifier::try_from(number).expect("a number above zero is an identifier")
 }
 
 impl GroupKey {
-    fn new(members: Vec<NodeId>, package: PublicKeyPackage) -> Result<Self, GroupError> {
+    pub(super) fn new(members: Vec<NodeId>, package: PublicKeyPackage) -> Result<Self, GroupError> {
         check_members(&members)?;
         let expected: Vec<Identifier> = (0..members.len()).map(identifier).collect();
         let mut found: Vec<Identifier> = package.verifying_shares().keys().copied().collect();
@@ -81,6 +83,10 @@ impl GroupKey {
         sorted.sort();
         if found != sorted {
             return Err(damaged("shares and members differ"));
+        }
+        // C3: a key that fewer members can use is not a committee's
+        if package.min_signers().is_some_and(|t| usize::from(t) != threshold(members.len())) {
+            return Err(damaged("the threshold is not floor(2n/3)+1"));
         }
         Ok(Self { members, package })
     }
@@ -182,16 +188,20 @@ impl KeyShare {
             && usize::from(*self.0.min_signers()) == group.threshold()
     }
 
+    pub(super) fn of(package: KeyPackage) -> Self {
+        Self(package)
+    }
+
     pub(super) fn package(&self) -> &KeyPackage {
         &self.0
     }
 }
 
-/// Runs the distributed key generation among all members in one place (genesis only; C2 runs it over
-/// the network). Returns the group key and the shares in member order.
+/// Runs FROST's key generation among all members in one place, for tests and measurements; a network's
+/// own keys come from [`super::Transcript`]. Returns the group key and the shares in member order.
 ///
 /// # Errors
-/// If the member list is not one FROST serves.
+/// If the member list is not one FROST serves, or `t` is not [`threshold`] of it (C3).
 pub fn dkg_all_local(
     members: &[NodeId],
     t: usize,

@@ -3,6 +3,9 @@
 //! A transaction never changes state in place: it yields the entries it replaces, so that one
 //! list serves the in-memory state, the state root and the store's atomic batch (D3).
 
+use super::federation_entry::{
+    CheckpointState, Dealing, DkgState, EpochState, FederationState, ScoreState, ValidatorState,
+};
 use crate::codec;
 use crate::frost::{Deal, GroupSignature};
 use crate::ids::{Beacon, BlobRef, BlockHash, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash, Preimage};
@@ -49,8 +52,31 @@ pub struct Round {
     pub first_commit_height: Option<u64>,
     /// Its claims, in order of commitment.
     pub claims: Vec<ClaimId>,
+    /// Epoch whose committee seals and judges it, once nothing more can be claimed. An epoch that
+    /// ends meanwhile does not end its duty.
+    pub judges: Option<u64>,
     /// Beacon from which gate and confirm samples are drawn, once sealed (S3).
     pub sealed: Option<Beacon>,
+    /// Committee members that have committed to scores, and those that have opened them (R4).
+    pub scores: ScorePhase,
+}
+
+/// How far the judging of a round has come (R4).
+#[derive(Clone, Debug, Default, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+pub struct ScorePhase {
+    /// Counts repetitions: when no threshold of members measured the same (a delta that was served to
+    /// some of them only, say), all measure again.
+    pub attempt: u32,
+    /// Who has committed, in order.
+    pub committed: Vec<NodeId>,
+    /// Height at which a threshold had.
+    pub quorum_height: Option<u64>,
+    /// Who has opened its commitment, in order.
+    pub revealed: Vec<NodeId>,
+    /// Height at which a threshold had.
+    pub revealed_height: Option<u64>,
+    /// Whether a threshold of the opened scores agree.
+    pub supported: bool,
 }
 
 impl Round {
@@ -86,7 +112,7 @@ pub struct ModelState {
     /// Sponsors, in order of their first promise.
     pub sponsors: Vec<Sponsorship>,
 }
-record!(ModelState, b"modl", 64 << 10);
+record!(ModelState, b"modl", 64 << 10, |value| codec::within(&value.manifest));
 
 /// A sponsor's promise with what has become of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
@@ -126,6 +152,8 @@ pub struct ClaimState {
     pub reveal: Option<Reveal>,
     /// The judgement, and the height of the outcome.
     pub judged: Option<(ClaimOutcome, u64)>,
+    /// Shown to have been a decoy (C6).
+    pub decoy: bool,
 }
 record!(ClaimState, b"clam", 16 << 10);
 
@@ -160,6 +188,8 @@ pub struct EscrowState {
     pub amount_msat: u64,
     /// SHA-256 of the preimage.
     pub payment_hash: PaymentHash,
+    /// Epoch whose committee holds the shares.
+    pub epoch: u64,
     /// Encrypted shares of the preimage.
     #[serde(skip)]
     pub deal: Deal,
@@ -175,6 +205,8 @@ record!(EscrowState, b"escr", 48 << 10);
 pub struct OutcomeState {
     /// What was attested.
     pub outcome: Outcome,
+    /// Epoch whose committee attested it.
+    pub epoch: u64,
     /// By the group key.
     pub signature: GroupSignature,
     /// Height of the block that holds it.
@@ -214,6 +246,13 @@ pub enum Entry {
     Escrow(Box<EscrowState>),
     Outcome(Box<OutcomeState>),
     Credit(Credit),
+    Federation(FederationState),
+    Epoch(Box<EpochState>),
+    Dkg(Box<DkgState>),
+    Dealing(Box<Dealing>),
+    Validator(Box<ValidatorState>),
+    Score(Box<ScoreState>),
+    Checkpoint(Box<CheckpointState>),
 }
 
 /// An entry could not be read back.
@@ -236,6 +275,15 @@ impl Entry {
             Entry::Escrow(e) => [b"e".as_slice(), &e.id.0].concat(),
             Entry::Outcome(o) => [b"o".as_slice(), &o.outcome.model.0, &o.outcome.round.to_be_bytes()].concat(),
             Entry::Credit(c) => [b"r".as_slice(), &c.model.0, &c.trainer.0].concat(),
+            Entry::Federation(_) => vec![b'f'],
+            Entry::Epoch(e) => [b"p".as_slice(), &e.number.to_be_bytes()].concat(),
+            Entry::Dkg(d) => [b"d".as_slice(), &d.epoch.to_be_bytes()].concat(),
+            Entry::Dealing(d) => {
+                [b"g".as_slice(), &d.epoch.to_be_bytes(), &d.attempt.to_be_bytes(), &d.node.0].concat()
+            }
+            Entry::Validator(v) => [b"v".as_slice(), &v.node.0].concat(),
+            Entry::Score(s) => [b"s".as_slice(), &s.model.0, &s.round.to_be_bytes(), &s.member.0].concat(),
+            Entry::Checkpoint(c) => [b"k".as_slice(), &c.checkpoint.height.to_be_bytes()].concat(),
         }
     }
 
@@ -248,6 +296,13 @@ impl Entry {
             Entry::Escrow(v) => codec::encode(v.as_ref()),
             Entry::Outcome(v) => codec::encode(v.as_ref()),
             Entry::Credit(v) => codec::encode(v),
+            Entry::Federation(v) => codec::encode(v),
+            Entry::Epoch(v) => codec::encode(v.as_ref()),
+            Entry::Dkg(v) => codec::encode(v.as_ref()),
+            Entry::Dealing(v) => codec::encode(v.as_ref()),
+            Entry::Validator(v) => codec::encode(v.as_ref()),
+            Entry::Score(v) => codec::encode(v.as_ref()),
+            Entry::Checkpoint(v) => codec::encode(v.as_ref()),
         }
     }
 
@@ -264,6 +319,13 @@ impl Entry {
             Some(b'e') => codec::decode(value).map(|v| Entry::Escrow(Box::new(v))),
             Some(b'o') => codec::decode(value).map(|v| Entry::Outcome(Box::new(v))),
             Some(b'r') => codec::decode(value).map(Entry::Credit),
+            Some(b'f') => codec::decode(value).map(Entry::Federation),
+            Some(b'p') => codec::decode(value).map(|v| Entry::Epoch(Box::new(v))),
+            Some(b'd') => codec::decode(value).map(|v| Entry::Dkg(Box::new(v))),
+            Some(b'g') => codec::decode(value).map(|v| Entry::Dealing(Box::new(v))),
+            Some(b'v') => codec::decode(value).map(|v| Entry::Validator(Box::new(v))),
+            Some(b's') => codec::decode(value).map(|v| Entry::Score(Box::new(v))),
+            Some(b'k') => codec::decode(value).map(|v| Entry::Checkpoint(Box::new(v))),
             _ => return Err(fail("unknown kind".into())),
         }
         .map_err(|e| fail(e.to_string()))?;

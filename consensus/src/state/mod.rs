@@ -6,13 +6,20 @@
 //! outcome enters with its attestation, and checking it costs one signature and integer arithmetic.
 
 mod entry;
+mod federation;
+mod federation_entry;
+mod judging;
 mod rules;
 #[cfg(test)]
 mod tests;
 
 pub use entry::{
     ClaimState, Credit, Entry, EntryError, EscrowState, EscrowStatus, Head, ModelState, OutcomeState, Round,
-    Sponsorship, Tip,
+    ScorePhase, Sponsorship, Tip,
+};
+pub use federation_entry::{
+    CheckpointState, Dealing, DkgPhase, DkgState, EpochState, FederationState, ScoreState, ServiceRecord,
+    ValidatorState, ValidatorStatus,
 };
 pub use rules::{MAX_MODELS, TxError, claims_digest};
 
@@ -28,8 +35,14 @@ use std::sync::Arc;
 pub struct State {
     genesis: Arc<Genesis>,
     chain: ChainId,
-    group: Arc<GroupKey>,
     tip: Tip,
+    federation: FederationState,
+    epochs: BTreeMap<u64, Arc<EpochState>>,
+    dkg: Option<Arc<DkgState>>,
+    dealings: BTreeMap<(u64, u32, NodeId), Arc<Dealing>>,
+    validators: BTreeMap<NodeId, ValidatorState>,
+    scores: BTreeMap<(ModelId, u64, NodeId), Arc<ScoreState>>,
+    checkpoints: BTreeMap<u64, Arc<CheckpointState>>,
     models: BTreeMap<ModelId, Arc<ModelState>>,
     claims: BTreeMap<ClaimId, Arc<ClaimState>>,
     escrows: BTreeMap<EscrowId, Arc<EscrowState>>,
@@ -101,13 +114,29 @@ impl State {
     pub fn new(genesis: Genesis) -> Result<Self, GenesisError> {
         genesis.check()?;
         let chain = genesis.chain();
-        let group = Arc::new(genesis.group()?);
+        let (group, beacon) = genesis.keys()?;
         let root = Digest(blake3::derive_key("oda 2026 state root of genesis", &chain.0));
+        let first = EpochState { number: 0, attempt: 0, start_height: Some(1), group, beacon, signature: None };
+        let validators = genesis
+            .validators
+            .iter()
+            .map(|v| {
+                let (status, record) = (ValidatorStatus::Active, ServiceRecord::default());
+                (v.node, ValidatorState { node: v.node, encryption: v.encryption, status, since: 0, record })
+            })
+            .collect();
+        let federation = FederationState { candidates: genesis.nodes(), ..FederationState::default() };
         Ok(Self {
             tip: Tip { height: 0, hash: BlockHash(chain.0), time_ms: genesis.time_ms, state_root: root },
             genesis: Arc::new(genesis),
             chain,
-            group,
+            federation,
+            epochs: BTreeMap::from([(0, Arc::new(first))]),
+            dkg: None,
+            dealings: BTreeMap::new(),
+            validators,
+            scores: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
             models: BTreeMap::new(),
             claims: BTreeMap::new(),
             escrows: BTreeMap::new(),
@@ -130,13 +159,13 @@ impl State {
     pub fn chain(&self) -> ChainId {
         self.chain
     }
-    /// Group key in charge.
+    /// Signing key of the committee in charge.
     pub fn group(&self) -> &GroupKey {
-        &self.group
+        &self.current().group
     }
-    /// Validators in charge, ascending.
+    /// Who orders the next block: the committee in charge, ascending.
     pub fn validators(&self) -> Vec<NodeId> {
-        self.genesis.nodes()
+        self.current().group.members().to_vec()
     }
     /// Last block.
     pub fn tip(&self) -> Tip {
@@ -194,6 +223,18 @@ impl State {
             }
             Entry::Outcome(o) => drop(self.outcomes.insert((o.outcome.model, o.outcome.round), Arc::new(*o))),
             Entry::Credit(c) => drop(self.credits.insert((c.model, c.trainer), c)),
+            Entry::Federation(f) => self.federation = f,
+            Entry::Epoch(e) => drop(self.epochs.insert(e.number, Arc::new(*e))),
+            Entry::Dkg(d) => {
+                // entries of earlier epochs are history
+                if self.dkg.as_ref().is_none_or(|known| known.epoch <= d.epoch) {
+                    self.dkg = Some(Arc::new(*d));
+                }
+            }
+            Entry::Dealing(d) => drop(self.dealings.insert((d.epoch, d.attempt, d.node), Arc::new(*d))),
+            Entry::Validator(v) => drop(self.validators.insert(v.node, *v)),
+            Entry::Score(s) => drop(self.scores.insert((s.model, s.round, s.member), Arc::new(*s))),
+            Entry::Checkpoint(c) => drop(self.checkpoints.insert(c.checkpoint.height, Arc::new(*c))),
         }
     }
 
@@ -209,6 +250,14 @@ impl State {
         Ok(entries)
     }
 
+    /// Puts entries in place and remembers them as changed.
+    fn note(&mut self, entries: Vec<Entry>, changed: &mut BTreeMap<Vec<u8>, Entry>) {
+        for entry in entries {
+            self.put(entry.clone());
+            changed.insert(entry.key(), entry);
+        }
+    }
+
     /// The position of the next block.
     pub fn next(&self, time_ms: u64) -> At {
         At { height: self.tip.height.saturating_add(1), time_ms: time_ms.max(self.tip.time_ms.saturating_add(1)) }
@@ -220,6 +269,7 @@ impl State {
         let at = self.next(time_ms);
         let mut next = self.clone();
         let (mut txs, mut refused, mut changed, mut bytes) = (Vec::new(), Vec::new(), BTreeMap::new(), 1024usize);
+        next.note(next.begin_block(), &mut changed);
         for tx in candidates {
             let size = crate::codec::encode(tx).len();
             if txs.len() >= MAX_TXS || bytes + size > Block::MAX_BYTES {
@@ -234,6 +284,7 @@ impl State {
                 Err(error) => refused.push((tx.clone(), error)),
             }
         }
+        next.end_block(at, &mut changed);
         let header = Header {
             chain: self.chain,
             height: at.height,
@@ -269,6 +320,7 @@ impl State {
         let at = At { height: h.height, time_ms: h.time_ms };
         let mut next = self.clone();
         let mut changed = BTreeMap::new();
+        next.note(next.begin_block(), &mut changed);
         for (index, tx) in block.txs.iter().enumerate() {
             let refused = |error| BlockError::Tx { index, kind: tx.kind(), error };
             if !tx.is_authentic(self.chain) {
@@ -276,6 +328,7 @@ impl State {
             }
             changed.extend(next.execute(tx, at).map_err(refused)?.into_iter().map(|e| (e.key(), e)));
         }
+        next.end_block(at, &mut changed);
         let root = next_root(self.tip.state_root, &changed);
         if root != h.state_root {
             return Err(BlockError::WrongRoot);

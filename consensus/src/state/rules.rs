@@ -2,12 +2,10 @@
 
 use super::entry::*;
 use super::{At, State};
-use crate::codec;
-use crate::frost::{DealError, GroupSignature};
+use crate::frost::DealError;
 use crate::ids::{BlobHash, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash, Preimage};
 use crate::manifest::{Manifest, ManifestError};
-use crate::outcome::{self, Attestation, Outcome, Seal, Statement};
-use crate::score::{Measurement, Verdict};
+use crate::outcome;
 use crate::tx::{self, Commit, Fund, Lock, Reveal, SignedTx, Tx};
 
 /// Most models on a ledger.
@@ -83,6 +81,42 @@ pub enum TxError {
     WrongArithmetic,
     #[error("not attested by the committee's group key")]
     NotAttested,
+    #[error("the committee of this epoch is {0}")]
+    WrongEpoch(u64),
+    #[error("the signer is not in the committee that judges this round")]
+    NotAJudge,
+    #[error("said already, or too late to say it")]
+    SaidAlready,
+    #[error("the round's scores are taken for the {0}th time again")]
+    WrongAttempt(u32),
+    #[error("scores may not be opened yet: others could copy them")]
+    ScoresHidden,
+    #[error("scores were not opened by a threshold of the committee, or do not support this outcome")]
+    NotSupported,
+    #[error("no committee is to be drawn now")]
+    NoDraw,
+    #[error("the beacon's proof does not hold")]
+    BadBeacon,
+    #[error("no such key generation is running")]
+    NoSuchDkg,
+    #[error("the signer is not drawn for this key generation")]
+    NotDrawn,
+    #[error("the key generation is at another step")]
+    WrongDkgStep,
+    #[error("the key generation message is not one an honest member sends")]
+    BadDkgPackage,
+    #[error("a node that comes back keeps its key for sealed boxes")]
+    WrongKey,
+    #[error("the ledger holds its most of validators")]
+    TooManyValidators,
+    #[error("{0} is not a validator, or not in the state that allows this")]
+    NoValidator(NodeId),
+    #[error("the evidence proves nothing")]
+    ProvesNothing,
+    #[error("whom this convicts is not an active validator")]
+    NotActive,
+    #[error("the claim is not a judged decoy of this sponsor")]
+    NotADecoy,
     #[error("the preimage does not hash to the escrow's payment hash")]
     WrongPreimage,
     #[error("the escrow is not in a state that allows this")]
@@ -108,10 +142,6 @@ pub fn claims_digest<'a>(claims: impl Iterator<Item = &'a ClaimState>) -> Digest
     Digest(*h.finalize().as_bytes())
 }
 
-fn to_attest(state: &State, statement: Statement) -> Vec<u8> {
-    codec::encode(&Attestation { chain: state.chain, statement })
-}
-
 impl State {
     /// The entries a transaction replaces, or the rule it breaks. Does not check the transaction's
     /// own signature: [`SignedTx::is_authentic`] does.
@@ -126,14 +156,25 @@ impl State {
             Tx::Commit(commit) => self.commit(who, commit, at),
             Tx::Lock(lock) => self.lock(who, lock, at),
             Tx::Reveal(reveal) => self.reveal(who, reveal, at),
-            Tx::Seal(seal, signature) => self.seal(seal, signature, at),
+            Tx::Seal(seal, proof) => self.seal(seal, proof),
+            Tx::Score(commit) => self.score(who, commit, at),
+            Tx::ScoreReveal(reveal) => self.score_reveal(who, reveal, at),
             Tx::Outcome(outcome, signature) => self.outcome_tx(outcome, signature, at),
             Tx::Settle(escrow, preimage) => self.settle(*escrow, *preimage, at),
             Tx::Refund(escrow) => self.refund(who, *escrow, at),
+            Tx::Draw(epoch, proof) => self.draw(*epoch, proof, at),
+            Tx::Dkg(message) => self.dkg_message(who, message),
+            Tx::Handover(handover, signature) => self.handover(handover, signature),
+            Tx::Checkpoint(checkpoint, signature) => self.checkpoint(checkpoint, signature),
+            Tx::Apply(encryption) => self.apply_for(who, *encryption, at),
+            Tx::Membership(membership, signature) => self.membership(membership, signature, at),
+            Tx::Leave => self.leave(who, at),
+            Tx::Evidence(evidence) => self.evidence(evidence, at),
+            Tx::Decoy(claim, seed) => self.decoy(who, *claim, *seed, at),
         }
     }
 
-    fn model_or(&self, id: ModelId) -> Result<&ModelState, TxError> {
+    pub(super) fn model_or(&self, id: ModelId) -> Result<&ModelState, TxError> {
         self.model(id).ok_or(TxError::NoModel(id))
     }
 
@@ -221,6 +262,7 @@ impl State {
             escrow: None,
             reveal: None,
             judged: None,
+            decoy: false,
         };
         Ok(vec![Entry::Model(Box::new(model)), Entry::Claim(Box::new(claim))])
     }
@@ -259,7 +301,12 @@ impl State {
         if self.payment_hashes.contains(&lock.payment_hash) {
             return Err(TxError::PaymentHashReused(lock.payment_hash));
         }
-        lock.deal.check(self.group.members().len(), self.group.threshold())?;
+        // a lock dealt just before the committee changed still counts
+        if lock.epoch > self.federation().epoch || lock.epoch.saturating_add(1) < self.federation().epoch {
+            return Err(TxError::WrongEpoch(self.federation().epoch));
+        }
+        let group = &self.epoch_state(lock.epoch).ok_or(TxError::WrongEpoch(self.federation().epoch))?.group;
+        lock.deal.check(group.members().len(), group.threshold())?;
         s.held_msat = s.held_msat.saturating_add(lock.amount_msat);
         let id = tx::claim_escrow(claim.id);
         claim.escrow = Some(id);
@@ -270,6 +317,7 @@ impl State {
             payee: claim.trainer,
             amount_msat: lock.amount_msat,
             payment_hash: lock.payment_hash,
+            epoch: lock.epoch,
             deal: lock.deal.clone(),
             status: EscrowStatus::Dealt,
             changed_height: at.height,
@@ -302,117 +350,7 @@ impl State {
         Ok(vec![Entry::Claim(Box::new(claim))])
     }
 
-    /// Whether a round takes no more commits, locks or reveals at this height and can be sealed.
-    pub fn may_seal(&self, model: &ModelState, height: u64) -> bool {
-        let Some(round) = &model.round else { return false };
-        let timing = &model.manifest.timing;
-        let (Some(commits), Some(reveals)) = (round.commits_close(timing), round.reveals_close(timing)) else {
-            return false;
-        };
-        let all_revealed = || round.claims.iter().all(|c| self.claim(*c).is_some_and(|c| c.reveal.is_some()));
-        round.sealed.is_none() && (height > reveals || (height > commits && all_revealed()))
-    }
-
-    /// The seal the committee should attest now.
-    pub fn seal_of(&self, model: ModelId) -> Option<Seal> {
-        let round = self.model(model)?.round.as_ref()?;
-        let claims = claims_digest(round.claims.iter().filter_map(|c| self.claim(*c)));
-        Some(Seal { model, round: round.number, start: round.start, claims })
-    }
-
-    // S3
-    fn seal(&self, seal: &Seal, signature: &GroupSignature, at: At) -> Result<Vec<Entry>, TxError> {
-        let mut model = self.model_or(seal.model)?.clone();
-        if !self.may_seal(&model, at.height) {
-            return Err(match model.round.as_ref().and_then(|r| r.sealed) {
-                Some(_) => TxError::AlreadySealed,
-                None => TxError::WrongStatement,
-            });
-        }
-        if self.seal_of(seal.model).as_ref() != Some(seal) {
-            return Err(TxError::WrongStatement);
-        }
-        if !self.group.verify(&to_attest(self, Statement::Seal(seal.clone())), signature) {
-            return Err(TxError::NotAttested);
-        }
-        if let Some(round) = &mut model.round {
-            round.sealed = Some(seal.start.next(&signature.to_bytes()));
-        }
-        Ok(vec![Entry::Model(Box::new(model))])
-    }
-
-    // R5, L5, S4, S6
-    fn outcome_tx(&self, outcome: &Outcome, signature: &GroupSignature, at: At) -> Result<Vec<Entry>, TxError> {
-        let mut model = self.model_or(outcome.model)?.clone();
-        let round = model.round.clone().ok_or(TxError::NoRound)?;
-        if outcome.round != round.number {
-            return Err(TxError::WrongRound(round.number));
-        }
-        let sealed = round.sealed.ok_or(TxError::NotSealed)?;
-        if outcome.sealed != sealed
-            || outcome.parent != model.head.weights
-            || outcome.claims.len() != round.claims.len()
-        {
-            return Err(TxError::WrongStatement);
-        }
-        if !outcome.is_consistent(&model.manifest) {
-            return Err(TxError::WrongArithmetic);
-        }
-        if !self.group.verify(&to_attest(self, Statement::Outcome(outcome.clone())), signature) {
-            return Err(TxError::NotAttested);
-        }
-        let mut entries = Vec::new();
-        for judged in &outcome.claims {
-            let mut claim = self
-                .claim(judged.claim)
-                .filter(|c| round.claims.contains(&c.id))
-                .ok_or(TxError::WrongStatement)?
-                .clone();
-            let hidden = matches!(judged.measurement, Measurement::NotRevealed);
-            if claim.trainer != judged.trainer || hidden != claim.reveal.is_none() {
-                return Err(TxError::WrongStatement);
-            }
-            let pays = outcome.pays(judged);
-            if let Some(escrow) = claim.escrow.and_then(|id| self.escrow(id)) {
-                let status = if pays { EscrowStatus::Releasing } else { EscrowStatus::Refunding };
-                entries.push(Entry::Escrow(Box::new(EscrowState {
-                    status,
-                    changed_height: at.height,
-                    ..escrow.clone()
-                })));
-            }
-            let mut credit = self.credit_or_new(outcome.model, claim.trainer);
-            credit.claims = credit.claims.saturating_add(1);
-            credit.paid_claims = credit.paid_claims.saturating_add(pays.into());
-            credit.credit_unat = credit.credit_unat.saturating_add(judged.credit_unat);
-            entries.push(Entry::Credit(credit));
-            claim.judged = Some((*judged, at.height));
-            entries.push(Entry::Claim(Box::new(claim)));
-        }
-        debug_assert!(
-            outcome.adopted() || outcome.claims.iter().all(|c| c.verdict != Verdict::Accepted || c.credit_unat == 0)
-        );
-        if let Some(scores) = &outcome.head {
-            let test = if outcome.adopted() { scores.candidate_test } else { scores.parent_test };
-            model.head.test = Some(test);
-        }
-        if outcome.adopted() {
-            model.head.weights = outcome.new_head();
-            model.head.round = outcome.round;
-            model.proven_unat = model.proven_unat.saturating_add(outcome.proven_unat);
-        }
-        model.round = Some(open_round(outcome.round.saturating_add(1), at.height, outcome.next_beacon(signature)));
-        entries.push(Entry::Model(Box::new(model)));
-        entries.push(Entry::Outcome(Box::new(OutcomeState {
-            outcome: outcome.clone(),
-            signature: signature.clone(),
-            height: at.height,
-            time_ms: at.time_ms,
-        })));
-        Ok(entries)
-    }
-
-    fn credit_or_new(&self, model: ModelId, trainer: NodeId) -> Credit {
+    pub(super) fn credit_or_new(&self, model: ModelId, trainer: NodeId) -> Credit {
         let none = Credit { model, trainer, credit_unat: 0, claims: 0, paid_claims: 0, paid_msat: 0 };
         self.credit(model, trainer).copied().unwrap_or(none)
     }
@@ -468,6 +406,15 @@ impl State {
     }
 }
 
-fn open_round(number: u64, opened_height: u64, start: crate::ids::Beacon) -> Round {
-    Round { number, opened_height, start, first_commit_height: None, claims: Vec::new(), sealed: None }
+pub(super) fn open_round(number: u64, opened_height: u64, start: crate::ids::Beacon) -> Round {
+    Round {
+        number,
+        opened_height,
+        start,
+        first_commit_height: None,
+        claims: Vec::new(),
+        judges: None,
+        sealed: None,
+        scores: ScorePhase::default(),
+    }
 }

@@ -4,8 +4,11 @@ use super::{Core, Timer};
 use crate::clock::now_ms;
 use crate::net::{Topic, Verdict};
 use anyhow::{Context, Result};
-use oda_consensus::bft::{BftEffect, BftError, BftInput, block_id, proposer, verify_certificate};
+use oda_consensus::bft::{
+    Bft, BftConfig, BftEffect, BftError, BftInput, Message, Timeouts, block_id, proposer, verify_certificate,
+};
 use oda_consensus::codec;
+use oda_consensus::engine::validator::ValidatorInput;
 use oda_consensus::ids::BlockHash;
 use oda_consensus::tx::Block;
 use oda_consensus::wire::DecidedBlock;
@@ -18,16 +21,35 @@ use tokio::time::{Duration, Instant};
 const MAX_AHEAD_MS: u64 = 10_000;
 
 impl Core {
-    /// Starts the height after the tip, if this node is a validator.
+    /// Whether this node sits in the committee that orders the next block.
+    pub(super) fn votes_now(&self) -> bool {
+        self.duty.is_some() && self.shared.state().group().index_of(self.me).is_some()
+    }
+
+    /// Starts the height after the tip, if this node has a vote in it.
     pub(super) fn start_height(&mut self) -> Result<()> {
+        if !self.votes_now() {
+            return Ok(());
+        }
         let (height, validators) = {
             let state = self.shared.state();
             (state.tip().height + 1, state.validators())
         };
         if self.bft.is_some() {
-            self.drive_bft(BftInput::StartHeight { height, validators })?;
+            return self.drive_bft(BftInput::StartHeight { height, validators });
         }
-        Ok(())
+        let wal = self.ledger().wal(height)?;
+        if !wal.is_empty() {
+            tracing::info!(entries = wal.len(), "replaying the consensus log");
+        }
+        let config = BftConfig { key: self.key.clone(), chain: self.chain, timeouts: Timeouts::default() };
+        let mut bft = Bft::new(config, height, &validators)?;
+        let effects = bft.replay(&wal).context(
+            "the consensus log is damaged; this node must not vote: delete the ledger directory to fetch it again \
+             from peers",
+        )?;
+        self.bft = Some(bft);
+        self.carry_out(effects)
     }
 
     /// Publishes a consensus message. A rebroadcast has the same bytes as the first sending, which
@@ -41,6 +63,9 @@ impl Core {
     /// A consensus message from gossip; whether to pass it on (N1).
     pub(super) fn on_bft_gossip(&mut self, data: &[u8]) -> Result<Verdict> {
         let Some((_, bytes)) = data.split_at_checked(8) else { return Ok(Verdict::Reject) };
+        if !self.votes_now() {
+            return Ok(self.relay(bytes));
+        }
         let Some(bft) = &mut self.bft else { return Ok(Verdict::Ignore) };
         match bft.handle(BftInput::Message { bytes: bytes.to_vec() }) {
             Ok(effects) => {
@@ -56,6 +81,14 @@ impl Core {
                 Ok(Verdict::Ignore)
             }
         }
+    }
+
+    /// A validator without a seat passes on what a member signed, so that members need no direct links.
+    fn relay(&self, bytes: &[u8]) -> Verdict {
+        let Ok(message) = codec::decode::<Message>(bytes) else { return Verdict::Reject };
+        let state = self.shared.state();
+        let near = message.height().is_some_and(|h| h > state.tip().height && h <= state.tip().height + 3);
+        if near && message.is_of(self.chain, &state.validators()) { Verdict::Accept } else { Verdict::Ignore }
     }
 
     /// Feeds Tendermint and carries out its effects, in order: what must be persisted is, before
@@ -136,6 +169,7 @@ impl Core {
             BftEffect::Evidence(evidence) => {
                 let culprit = evidence.culprit(self.chain).map_or_else(|| "nobody".into(), |n| n.to_string());
                 tracing::warn!(validator = culprit, "equivocation seen");
+                self.drive_validator(ValidatorInput::Equivocation(evidence))?;
             }
             BftEffect::Fault { reason } => tracing::warn!(reason, "consensus step not finished"),
         }
@@ -188,7 +222,7 @@ impl Core {
             return Err(format!("certified block does not apply: {error}"));
         }
         self.commit(decided).map_err(|e| format!("{e:#}"))?;
-        if self.bft.is_some() {
+        if self.duty.is_some() {
             self.timers.cancel(|t| matches!(t, Timer::Bft(_) | Timer::StartHeight));
             self.timers.insert(Instant::now(), Timer::StartHeight);
         }

@@ -5,6 +5,7 @@
 //! shared thing is [`Shared`], written here and read by the RPC server.
 
 mod bft_host;
+mod misbehave;
 mod requests;
 mod roles;
 mod shared;
@@ -22,20 +23,21 @@ use crate::net::{Net, NetConfig, NetEvent, Topic, Verdict};
 use crate::peers::PeerBook;
 use crate::sponsor::{SponsorHost, WalletReport};
 use anyhow::{Context, Result};
-use oda_consensus::bft::{Bft, BftConfig, BftInput, TimeoutToken, Timeouts};
+use oda_consensus::bft::{Bft, BftInput, TimeoutToken};
 use oda_consensus::codec;
-use oda_consensus::engine::validator::{Validator, ValidatorInput};
-use oda_consensus::frost::{SignInput, Signer, SignerConfig};
+use oda_consensus::engine::validator::{ScoreRecord, Validator, ValidatorInput};
+use oda_consensus::frost::{SignInput, Signer};
 use oda_consensus::ids::{ChainId, NodeId};
 use oda_consensus::keys::NodeKey;
 use oda_consensus::state::{Entry, State};
 use oda_consensus::tx::{SignedTx, Tx};
-use oda_consensus::wire::{DecidedBlock, PeerRecord, Request, Response, Role, SignedPeerRecord, SignedSignEnvelope};
-use oda_storage::{Blobs, LedgerStore, RocksLedger};
+use oda_consensus::wire::{DecidedBlock, PeerRecord, Request, Response, Role, SignedPeerRecord};
+use oda_storage::{Blobs, LedgerStore, RecordStore, RocksLedger, RocksRecords};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use timers::Timers;
 use tokio::sync::{mpsc, watch};
@@ -72,6 +74,37 @@ pub(crate) enum CoreEvent {
     Submit(Box<SignedTx>, tokio::sync::oneshot::Sender<Result<(), String>>),
 }
 
+/// What makes a full node a validator.
+pub(crate) struct Duty {
+    engine: Validator,
+    records: RocksRecords,
+    options: crate::config::Validator,
+}
+
+/// Score records of a validator, by model, round and attempt.
+const SCORES: &[u8] = b"score/";
+const MAX_SCORES: usize = 1 << 20;
+
+impl Duty {
+    fn open(datadir: &Path, identity: &Identity, chain: ChainId, options: &crate::config::Validator) -> Result<Self> {
+        let records = RocksRecords::open(&datadir.join("scores"), chain).context("opening the score records")?;
+        let known = records
+            .scan(SCORES, MAX_SCORES)?
+            .into_iter()
+            .map(|(_, bytes)| codec::decode(&bytes))
+            .collect::<Result<Vec<ScoreRecord>, _>>()
+            .context("a score record is damaged: restore the scores directory from a backup before judging again")?;
+        let engine = Validator::new(identity.key.id(), identity.encryption.clone(), known);
+        Ok(Self { engine, records, options: options.clone() })
+    }
+
+    fn persist(&mut self, record: &ScoreRecord) -> Result<()> {
+        let (o, attempt) = (&record.outcome, record.attempt);
+        let key = [SCORES, &o.model.0, &o.round.to_be_bytes(), &attempt.to_be_bytes()].concat();
+        self.records.put(&key, &codec::encode(record)).context("writing a score record")
+    }
+}
+
 /// The state behind the event loop.
 pub(crate) struct Core {
     me: NodeId,
@@ -86,9 +119,14 @@ pub(crate) struct Core {
     mempool: Mempool,
     timers: Timers<Timer>,
     height_started: Instant,
+    datadir: PathBuf,
     bft: Option<Bft>,
-    signer: Option<Signer>,
-    validator: Option<Validator>,
+    /// Signing engines of the committees this node sits in, by epoch.
+    signers: BTreeMap<u64, Signer>,
+    /// Present if this node validates.
+    duty: Option<Duty>,
+    /// Messages no honest node sends, by kind.
+    refused: BTreeMap<String, u64>,
     judges: Judges,
     sponsor: Option<SponsorHost>,
     rng: ChaCha20Rng,
@@ -113,7 +151,7 @@ impl FullNode {
     /// Anything that keeps the node from starting, said in one line.
     pub async fn start(config: &Config, datadir: &Path, validator: bool) -> Result<Self> {
         let genesis = config.genesis(datadir)?;
-        let mut identity = Identity::load(datadir)?;
+        let identity = Identity::load(datadir)?;
         let key = identity.key.clone();
         let (me, chain) = (key.id(), genesis.chain());
         let ledger = RocksLedger::open(&datadir.join("ledger"), chain).context("opening the ledger")?;
@@ -148,22 +186,10 @@ impl FullNode {
             own_record(&key, chain, Role::Full, &blobs, &net, sponsor.as_ref().map(SponsorHost::lightning_address));
 
         let rng = ChaCha20Rng::from_rng(rand_core::OsRng).context("no randomness")?;
-        let (mut bft, mut signer, mut engine) = (None, None, None);
-        let mut wal = Vec::new();
-        if validator {
-            let share = identity.share.take().context(
-                "this node has no FROST key share (keys/frost-share): start it without --validator, or restore the share",
-            )?;
-            anyhow::ensure!(
-                state.validators().contains(&me),
-                "this node is not a validator of this network: start it without --validator"
-            );
-            wal = ledger.wal(state.tip().height + 1)?;
-            let config = BftConfig { key: key.clone(), chain, timeouts: Timeouts::default() };
-            bft = Some(Bft::new(config, state.tip().height + 1, &state.validators())?);
-            signer = Some(Signer::new(me, state.group().clone(), share, SignerConfig::default()));
-            engine = Some(Validator::new());
-        }
+        let duty = match validator {
+            true => Some(Duty::open(datadir, &identity, chain, &config.validator)?),
+            false => None,
+        };
         let store = Arc::new(RwLock::new(ledger));
         let shared = Arc::new(Shared::new(state, me, validator, events.clone()));
         for record in sponsor.iter().flat_map(|s| s.engine.records()) {
@@ -183,9 +209,11 @@ impl FullNode {
             mempool: Mempool::default(),
             timers: Timers::default(),
             height_started: Instant::now(),
-            bft,
-            signer,
-            validator: engine,
+            datadir: datadir.to_path_buf(),
+            bft: None,
+            signers: BTreeMap::new(),
+            duty,
+            refused: BTreeMap::new(),
             sponsor,
             rng,
             events,
@@ -193,7 +221,7 @@ impl FullNode {
             syncing_from: None,
         };
         core.book.insert(core.record.clone(), now_ms());
-        core.replay_wal(wal)?;
+        core.start_height()?;
         core.state_changed()?;
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(core.run(net_events, event_queue, stopped));
@@ -320,7 +348,10 @@ impl Core {
     }
 
     fn on_tick(&mut self) -> Result<()> {
-        self.sign(SignInput::Tick);
+        let epochs: Vec<u64> = self.signers.keys().copied().collect();
+        for epoch in epochs {
+            self.sign(epoch, SignInput::Tick)?;
+        }
         if let Some(sponsor) = &mut self.sponsor {
             sponsor.tick(&self.book);
         }
@@ -356,8 +387,11 @@ impl Core {
 
     fn on_net(&mut self, event: NetEvent) -> Result<()> {
         match event {
-            NetEvent::Gossip { topic, data, token, .. } => {
-                let verdict = self.on_gossip(topic, data)?;
+            NetEvent::Gossip { topic, data, token, from } => {
+                let verdict = self.on_gossip(from, topic, data)?;
+                if verdict == Verdict::Reject {
+                    self.count_refused(&format!("{topic:?}: forged or malformed"));
+                }
                 self.net.report(token, verdict);
             }
             NetEvent::Request { from, data, token } => self.on_request(from, &data, token)?,
@@ -371,7 +405,7 @@ impl Core {
     }
 
     /// Explicit validation (N1): what is passed on was checked here first.
-    fn on_gossip(&mut self, topic: Topic, data: Vec<u8>) -> Result<Verdict> {
+    fn on_gossip(&mut self, from: NodeId, topic: Topic, data: Vec<u8>) -> Result<Verdict> {
         match topic {
             Topic::Bft => self.on_bft_gossip(&data),
             Topic::Tx => match codec::decode::<SignedTx>(&data) {
@@ -399,7 +433,7 @@ impl Core {
                     })
                 }
             },
-            Topic::Attest => self.on_sign_envelope(&data),
+            Topic::Attest => self.on_committee(from, &data),
             Topic::Peers => match codec::decode::<SignedPeerRecord>(&data) {
                 Err(_) => Ok(Verdict::Reject),
                 Ok(record) => Ok(match self.book.insert(record, now_ms()) {
@@ -409,17 +443,6 @@ impl Core {
                 }),
             },
         }
-    }
-
-    fn on_sign_envelope(&mut self, data: &[u8]) -> Result<Verdict> {
-        let Ok(signed) = codec::decode::<SignedSignEnvelope>(data) else { return Ok(Verdict::Reject) };
-        let from = signed.envelope.from;
-        let member = self.shared.state().validators().contains(&from);
-        if !member || !from.verify(self.chain, &signed.envelope, &signed.signature) {
-            return Ok(Verdict::Reject);
-        }
-        self.sign(SignInput::Message { from, message: signed.envelope.message });
-        Ok(Verdict::Accept)
     }
 
     fn on_event(&mut self, event: CoreEvent) -> Result<()> {
@@ -432,8 +455,7 @@ impl Core {
                         ValidatorInput::JudgeFailed { model, round }
                     }
                 };
-                self.drive_validator(input);
-                Ok(())
+                self.drive_validator(input)
             }
             CoreEvent::Wallet(report) => self.on_wallet(report),
             CoreEvent::Answer(peer, response) => self.on_answer(peer, *response),
@@ -460,7 +482,7 @@ impl Core {
                 let mine = self.shared.state().tip().height;
                 let busy = self.syncing_from.is_some_and(|(_, since)| since.elapsed() < Duration::from_secs(5));
                 // a validator one block behind is about to decide it itself
-                let slack = u64::from(self.bft.is_some());
+                let slack = u64::from(self.votes_now());
                 if tip.height > mine.saturating_add(slack) && !busy {
                     self.syncing_from = Some((peer, Instant::now()));
                     self.ask(peer, Request::Blocks { from: mine + 1, max: oda_consensus::wire::MAX_BLOCKS });
@@ -513,13 +535,13 @@ impl Core {
         Ok(())
     }
 
-    fn replay_wal(&mut self, wal: Vec<Vec<u8>>) -> Result<()> {
-        let Some(bft) = &mut self.bft else { return Ok(()) };
-        if !wal.is_empty() {
-            tracing::info!(entries = wal.len(), "replaying the consensus log");
+    /// Counts what no honest node sends, for the operator.
+    pub(super) fn count_refused(&mut self, why: &str) {
+        let count = self.refused.entry(why.to_string()).or_default();
+        *count = count.saturating_add(1);
+        if count.is_power_of_two() {
+            tracing::warn!(why, count, "message refused");
         }
-        let effects = bft.replay(&wal).context("the consensus log is damaged; this node must not vote: delete the ledger directory to fetch it again from peers")?;
-        self.carry_out(effects)
     }
 }
 

@@ -9,7 +9,7 @@ use oda_consensus::codec;
 use oda_consensus::frost::{ReleaseShare, open_share};
 use oda_consensus::ids::{ClaimId, EscrowId, ModelId, NodeId};
 use oda_consensus::state::{EscrowState, EscrowStatus};
-use oda_consensus::wire::{ClaimView, DecidedBlock, MAX_BLOCKS, ModelView, Request, Response};
+use oda_consensus::wire::{ClaimView, DecidedBlock, MAX_BLOCKS, MAX_LINKS, ModelView, Request, Response};
 use oda_storage::LedgerStore;
 
 /// Most bytes of blocks in one answer.
@@ -47,6 +47,10 @@ impl Core {
             }
             Request::Share(escrow) => self.release(from, escrow),
             Request::Invoice { escrow, bolt11 } => self.on_invoice(from, escrow, bolt11),
+            Request::Epochs { after } => Response::Epochs(self.shared.state().links(after, MAX_LINKS)),
+            Request::Checkpoint => {
+                Response::Checkpoint(self.shared.state().checkpoints().next_back().cloned().map(Box::new))
+            }
             Request::Peers => Response::Peers(self.book.all().take(1024).cloned().collect()),
         })
     }
@@ -83,9 +87,10 @@ impl Core {
         Some(Box::new(ClaimView { height: state.tip().height, claim, escrow, share_held, outcome }))
     }
 
-    /// This member's share of a dealt preimage, decrypted and checked against the deal (P1).
+    /// This node's share of a dealt preimage, if it sat in the committee it was dealt to; decrypted and
+    /// checked against the deal (P1). Holds however many epochs ago that was.
     fn own_share(&self, escrow: &EscrowState) -> Option<ReleaseShare> {
-        let index = self.shared.state().validators().iter().position(|v| *v == self.me)?;
+        let index = self.shared.state().epoch_state(escrow.epoch)?.group.index_of(self.me)?;
         open_share(&escrow.deal, index, &self.identity.encryption, &escrow.id.0).ok()
     }
 

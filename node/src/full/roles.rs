@@ -1,21 +1,28 @@
 //! Lets the role engines see what happened and carries out what they decide.
 
-use super::Core;
-use crate::net::Topic;
+use super::{Core, misbehave};
+use crate::net::{Topic, Verdict};
 use crate::sponsor::WalletReport;
 use anyhow::Result;
 use oda_consensus::codec;
 use oda_consensus::engine::sponsor::{SponsorEffect, SponsorInput};
 use oda_consensus::engine::validator::{ValidatorEffect, ValidatorInput};
-use oda_consensus::frost::{SignEffect, SignInput};
+use oda_consensus::epoch::Membership;
+use oda_consensus::frost::{SignEffect, SignInput, Signer, SignerConfig};
 use oda_consensus::ids::{EscrowId, NodeId};
-use oda_consensus::wire::{Response, SignEnvelope, SignedSignEnvelope};
+use oda_consensus::state::ValidatorStatus;
+use oda_consensus::tx::Tx;
+use oda_consensus::wire::{CommitteeEnvelope, CommitteeMessage, Response, SignedCommitteeEnvelope};
 use std::collections::VecDeque;
+
+/// Blocks between two applications of a node that the ledger does not know.
+const APPLY_BLOCKS: u64 = 8;
 
 impl Core {
     /// After every applied block, and once at the start.
     pub(super) fn state_changed(&mut self) -> Result<()> {
-        self.drive_validator(ValidatorInput::StateChanged);
+        self.drive_validator(ValidatorInput::StateChanged)?;
+        self.vote_on_membership()?;
         self.drive_sponsor(SponsorInput::StateChanged)?;
         if let Some(sponsor) = &self.sponsor {
             let wanted = sponsor.due_transactions(&self.shared.state());
@@ -26,53 +33,159 @@ impl Core {
         Ok(())
     }
 
-    pub(super) fn drive_validator(&mut self, input: ValidatorInput) {
-        let mut inputs = VecDeque::from([input]);
-        while let Some(input) = inputs.pop_front() {
-            let Some(validator) = &mut self.validator else { return };
-            let effects = validator.handle(&self.shared.state(), input);
-            for effect in effects {
-                match effect {
-                    ValidatorEffect::Sign(input) => {
-                        inputs.extend(self.sign_effects(input).into_iter().map(ValidatorInput::Signing))
-                    }
-                    ValidatorEffect::Judge(job) => {
-                        let mut preferred: Vec<NodeId> = job.claims.iter().map(|(_, trainer, _)| *trainer).collect();
-                        preferred.extend(self.shared.state().validators());
-                        self.judges.start(*job, self.book.providers(&preferred));
-                    }
-                    ValidatorEffect::Submit(tx) => self.submit(tx),
-                    ValidatorEffect::Blame { node, why } => {
-                        tracing::warn!(member = %node.short(), why, "signing disturbed")
-                    }
+    /// A validator that the ledger does not know asks to be admitted; one that is drawn votes as its
+    /// operator says (C1).
+    fn vote_on_membership(&mut self) -> Result<()> {
+        let Some(duty) = &self.duty else { return Ok(()) };
+        let (mut votes, mut apply) = (Vec::new(), false);
+        {
+            let state = self.shared.state();
+            match state.validator(self.me).map(|v| v.status) {
+                None => apply = state.tip().height.is_multiple_of(APPLY_BLOCKS),
+                Some(ValidatorStatus::Evicted(offence)) if state.tip().height.is_multiple_of(APPLY_BLOCKS) => {
+                    tracing::warn!(
+                        ?offence,
+                        "this validator was evicted; its operator has to settle that with the others"
+                    );
+                }
+                _ => {}
+            }
+            for node in &duty.options.admit {
+                if let Some(v) = state.validator(*node).filter(|v| v.status == ValidatorStatus::Applied) {
+                    votes.push(Membership::Admit { node: *node, encryption: v.encryption, since: v.since });
+                }
+            }
+            for node in &duty.options.evict {
+                if let Some(v) = state.validator(*node).filter(|v| v.status == ValidatorStatus::Active) {
+                    votes.push(Membership::Evict { node: *node, since: v.since });
                 }
             }
         }
+        if apply {
+            self.submit(Tx::Apply(self.identity.encryption.public()));
+        }
+        votes.into_iter().try_for_each(|vote| self.drive_validator(ValidatorInput::Vote(vote)))
     }
 
-    /// Feeds the signing engine and passes its reports on to the judging engine.
-    pub(super) fn sign(&mut self, input: SignInput) {
-        for effect in self.sign_effects(input) {
-            self.drive_validator(ValidatorInput::Signing(effect));
+    pub(super) fn drive_validator(&mut self, input: ValidatorInput) -> Result<()> {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let Some(duty) = &mut self.duty else { return Ok(()) };
+            let input = if duty.options.misbehave { misbehave::judge(input) } else { input };
+            let effects = duty.engine.handle(&self.shared.state(), input, &mut self.rng);
+            for effect in effects {
+                inputs.extend(self.validator_effect(effect)?);
+            }
         }
+        Ok(())
+    }
+
+    fn validator_effect(&mut self, effect: ValidatorEffect) -> Result<Vec<ValidatorInput>> {
+        let Some(duty) = &mut self.duty else { return Ok(Vec::new()) };
+        match effect {
+            ValidatorEffect::Persist(record) => duty.persist(&record)?,
+            ValidatorEffect::LoadSeed { epoch, fresh } => {
+                let secret = &self.identity.encryption;
+                let seed = match crate::seeds::load(&self.datadir, epoch, secret)? {
+                    None if fresh => Some(crate::seeds::create(&self.datadir, epoch, secret, &mut self.rng)?),
+                    found => found,
+                };
+                match seed {
+                    Some(seed) => return Ok(vec![ValidatorInput::Seed(epoch, seed)]),
+                    None => tracing::warn!(epoch, "no key file for this epoch: this node cannot sign in it"),
+                }
+            }
+            ValidatorEffect::ForgetSeed(epoch) => crate::seeds::forget(&self.datadir, epoch)?,
+            ValidatorEffect::Seat { epoch, group, share } => {
+                tracing::info!(epoch, members = group.members().len(), "seat in the committee");
+                self.signers.insert(epoch, Signer::new(self.me, *group, share, SignerConfig::default()));
+                return Ok(self.sign_effects(epoch, SignInput::Start));
+            }
+            ValidatorEffect::Unseat(epoch) => drop(self.signers.remove(&epoch)),
+            ValidatorEffect::Sign(epoch, input) => return Ok(self.sign_effects(epoch, input)),
+            ValidatorEffect::Tell(epoch, input, partial) => {
+                self.tell(epoch, CommitteeMessage::Partial(input, partial));
+            }
+            ValidatorEffect::Judge(job) => {
+                let mut preferred: Vec<NodeId> = job.claims.iter().map(|(_, trainer, _)| *trainer).collect();
+                preferred.extend(self.shared.state().all_validators().map(|v| v.node));
+                self.judges.start(*job, self.book.providers(&preferred));
+            }
+            ValidatorEffect::Submit(tx) => self.submit(tx),
+            ValidatorEffect::Blame { node, why } => tracing::warn!(member = %node.short(), why, "duty disturbed"),
+        }
+        Ok(Vec::new())
+    }
+
+    /// Feeds the signing engine of an epoch and passes its reports on to the validator's engine.
+    pub(super) fn sign(&mut self, epoch: u64, input: SignInput) -> Result<()> {
+        self.sign_effects(epoch, input).into_iter().try_for_each(|report| self.drive_validator(report))
     }
 
     /// Feeds the signing engine; broadcasts what it says, returns what it reports.
-    fn sign_effects(&mut self, input: SignInput) -> Vec<SignEffect> {
-        let Some(signer) = &mut self.signer else { return Vec::new() };
+    fn sign_effects(&mut self, epoch: u64, input: SignInput) -> Vec<ValidatorInput> {
+        let Some(signer) = self.signers.get_mut(&epoch) else { return Vec::new() };
         let effects = signer.handle(input, crate::clock::now_ms(), &mut self.rng);
         let mut reports = Vec::new();
         for effect in effects {
             match effect {
                 SignEffect::Broadcast(message) => {
-                    let envelope = SignEnvelope { from: self.me, message };
-                    let signature = self.key.sign(self.chain, &envelope);
-                    self.net.publish(Topic::Attest, codec::encode(&SignedSignEnvelope { envelope, signature }));
+                    let lies = self.duty.as_ref().is_some_and(|d| d.options.misbehave);
+                    let message = if lies { misbehave::sign(message) } else { message };
+                    self.tell(epoch, CommitteeMessage::Sign(message));
                 }
-                report => reports.push(report),
+                SignEffect::Refused { from, why } => {
+                    tracing::debug!(from = %from.short(), %why, "signing message refused");
+                    self.count_refused(&format!("signing: {why}"));
+                }
+                report => reports.push(ValidatorInput::Signing(epoch, report)),
             }
         }
         reports
+    }
+
+    /// Says something to the members of an epoch's committee.
+    fn tell(&mut self, epoch: u64, message: CommitteeMessage) {
+        let envelope = CommitteeEnvelope { from: self.me, epoch, message };
+        let signature = self.key.sign(self.chain, &envelope);
+        self.net.publish(Topic::Attest, codec::encode(&SignedCommitteeEnvelope { envelope, signature }));
+    }
+
+    /// A committee message from gossip; whether to pass it on (N1).
+    pub(super) fn on_committee(&mut self, neighbour: NodeId, data: &[u8]) -> Result<Verdict> {
+        let Ok(SignedCommitteeEnvelope { envelope, signature }) = codec::decode(data) else {
+            return Ok(Verdict::Reject);
+        };
+        let (from, epoch) = (envelope.from, envelope.epoch);
+        let (member, now) = {
+            let state = self.shared.state();
+            let members = state.epoch_state(epoch).map(|e| e.group.index_of(from).is_some());
+            (members, state.current().number)
+        };
+        match member {
+            // this node may be a block behind
+            None => return Ok(Verdict::Ignore),
+            Some(false) => return Ok(Verdict::Reject),
+            Some(true) if epoch.saturating_add(2) < now => return Ok(Verdict::Ignore),
+            Some(true) => {}
+        }
+        if !from.verify(self.chain, &envelope, &signature) {
+            return Ok(Verdict::Reject);
+        }
+        match envelope.message {
+            CommitteeMessage::Partial(input, partial) => {
+                self.drive_validator(ValidatorInput::Partial { from, epoch, input, partial })?;
+            }
+            CommitteeMessage::Sign(message) => {
+                let refused: u64 = self.refused.values().sum();
+                self.sign(epoch, SignInput::Message { from, message, proof: signature })?;
+                // blamed on its author alone: who passes it on cannot know
+                if neighbour == from && self.refused.values().sum::<u64>() > refused {
+                    return Ok(Verdict::Reject);
+                }
+            }
+        }
+        Ok(Verdict::Accept)
     }
 
     pub(super) fn drive_sponsor(&mut self, input: SponsorInput) -> Result<Option<&'static str>> {

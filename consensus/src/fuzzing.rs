@@ -1,0 +1,263 @@
+//! What the fuzz targets run: one body for each message that comes from outside.
+//!
+//! The obvious way, bodies inside the fuzz crate, runs them only where a fuzzer is installed. Here the same
+//! code serves `fuzz/fuzz_targets/*` and the ordinary test that replays the corpus (`tests/corpus.rs`).
+//! Each target checks two things: nothing panics, and what decodes encodes back to the same bytes (K2, K3).
+
+use crate::bft::{self, Bft, BftConfig, BftInput, Message, Timeouts};
+use crate::codec::{self, Record};
+use crate::epoch::{Federation, HandoverLink};
+use crate::frost::{EncryptionSecret, EpochSeed, SignMessage, Transcript};
+use crate::genesis::{BitcoinNetwork, Genesis, Validator};
+use crate::ids::{ChainId, NodeId};
+use crate::keys::NodeKey;
+use crate::manifest::Manifest;
+use crate::outcome::Attestation;
+use crate::state::{Entry, State};
+use crate::tx::{Block, SignedTx};
+use crate::wire::{DecidedBlock, Request, Response, SignedCommitteeEnvelope, SignedPeerRecord};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+use std::sync::{Arc, OnceLock};
+
+/// A target: its name, which is also its corpus directory, and what it does with an input.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// The chain of all signatures in the corpus that bind to one.
+pub const CHAIN: ChainId = ChainId([7; 32]);
+
+/// All targets, ascending by name.
+pub fn targets() -> &'static [Target] {
+    &[
+        ("attestation", attestation),
+        ("bft_message", bft_message),
+        ("bft_replay", bft_replay),
+        ("block", block),
+        ("committee_envelope", committee_envelope),
+        ("decided_block", decided_block),
+        ("entry", entry),
+        ("genesis", genesis),
+        ("handover_link", handover_link),
+        ("manifest", manifest),
+        ("request", request),
+        ("response", response),
+        ("sign_message", sign_message),
+        ("signed_peer_record", signed_peer_record),
+        ("signed_tx", signed_tx),
+        ("transcript", transcript),
+    ]
+}
+
+/// Runs one target; an unknown name is a mistake in the fuzz crate.
+///
+/// # Panics
+/// If there is no such target, or if the target has found something.
+pub fn run(name: &str, bytes: &[u8]) {
+    let target = targets().iter().find(|(known, _)| *known == name);
+    assert!(target.is_some(), "no fuzz target {name}");
+    target.into_iter().for_each(|(_, body)| body(bytes));
+}
+
+/// Key of one of the four validators in the corpus.
+pub fn validator(index: u8) -> NodeKey {
+    NodeKey::from_secret(&[index.saturating_add(1); 32])
+}
+
+/// The four validators in the corpus.
+pub fn validators() -> Vec<NodeId> {
+    (0..4).map(|i| validator(i).id()).collect()
+}
+
+/// The genesis of the corpus with the seeds of the four validators' first keys. `None` is a bug.
+pub fn sample_genesis() -> Option<(Genesis, Vec<(NodeId, EpochSeed)>)> {
+    let encryption = |key: &NodeKey| EncryptionSecret::derive(&key.secret()).public();
+    let genesis = Genesis {
+        name: "corpus".into(),
+        bitcoin: BitcoinNetwork::Regtest,
+        time_ms: 1,
+        block_interval_ms: 100,
+        validators: (0..4).map(validator).map(|k| Validator { node: k.id(), encryption: encryption(&k) }).collect(),
+        federation: Federation { epoch_blocks: 1_000, checkpoint_blocks: 5, ..Federation::default() },
+        first_committee: Vec::new(),
+    };
+    Genesis::ceremony(genesis, &mut ChaCha20Rng::from_seed([7; 32])).ok()
+}
+
+/// The ledger of [`sample_genesis`] before its first block; made once, a key generation takes a while.
+fn sample_state() -> Option<&'static State> {
+    static STATE: OnceLock<Option<State>> = OnceLock::new();
+    STATE.get_or_init(|| State::new(sample_genesis()?.0).ok()).as_ref()
+}
+
+/// Encodes a log, or any list of byte strings, as an input of `bft_replay`.
+pub fn join(parts: &[Vec<u8>]) -> Vec<u8> {
+    let frame = |part: &Vec<u8>| [&u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes()[..], part].concat();
+    parts.iter().flat_map(frame).collect()
+}
+
+/// Most log entries tried at once.
+const MAX_PARTS: usize = 64;
+
+/// The reverse of [`join`]; what does not fit is cut.
+fn split(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut parts = Vec::new();
+    while let (Some((len, rest)), true) = (bytes.split_first_chunk::<4>(), parts.len() < MAX_PARTS) {
+        let len = usize::try_from(u32::from_le_bytes(*len)).unwrap_or(usize::MAX).min(rest.len());
+        let (part, rest) = rest.split_at(len);
+        parts.push(part.to_vec());
+        bytes = rest;
+    }
+    parts
+}
+
+/// Decodes and checks that the value encodes back to the same bytes.
+fn decoded<T: Record>(bytes: &[u8]) -> Option<T> {
+    let value = codec::decode::<T>(bytes).ok()?;
+    assert!(codec::encode(&value) == bytes, "encodes back to other bytes");
+    Some(value)
+}
+
+fn engine(index: u8) -> Option<Bft> {
+    let config = BftConfig { key: Arc::new(validator(index)), chain: CHAIN, timeouts: Timeouts::default() };
+    Bft::new(config, 1, &validators()).ok()
+}
+
+fn attestation(bytes: &[u8]) {
+    if let Some(value) = decoded::<Attestation>(bytes) {
+        value.topic();
+    }
+}
+
+fn bft_message(bytes: &[u8]) {
+    if let Some(message) = decoded::<Message>(bytes) {
+        message.height();
+    }
+    let Some(mut bft) = engine(0) else { return };
+    let _started = bft.replay(&[]);
+    let _first = bft.handle(BftInput::Message { bytes: bytes.to_vec() });
+    let again = bft.handle(BftInput::Message { bytes: bytes.to_vec() });
+    assert!(again.is_err() || again.is_ok_and(|effects| effects.is_empty()), "a repeated message moves nothing");
+}
+
+fn bft_replay(bytes: &[u8]) {
+    let Some(mut bft) = engine(0) else { return };
+    // Sealed again, or every mutation would end at the seal.
+    let entries = split(bytes).iter().map(|part| bft::unsealed(part)).collect();
+    let log = bft::sealed_log(CHAIN, validator(0).id(), 1, entries);
+    if bft.replay(&log).is_err() {
+        let refused = bft.handle(BftInput::Message { bytes: bytes.to_vec() });
+        assert!(matches!(refused, Err(bft::BftError::NotStarted)), "a validator with a damaged log is silent");
+    }
+}
+
+fn block(bytes: &[u8]) {
+    if let Some(block) = decoded::<Block>(bytes) {
+        applied_twice(&block);
+    }
+}
+
+/// L2: total and deterministic.
+fn applied_twice(block: &Block) {
+    let Some(state) = sample_state() else { return };
+    let (mut first, mut second) = (state.clone(), state.clone());
+    let (a, b) = (first.apply(block), second.apply(block));
+    assert!(a == b && first.tip() == second.tip(), "two results of one block");
+    assert!(a.is_ok() || first.tip() == state.tip(), "a refused block changes nothing");
+    let (built, refused) = state.build(&block.txs, block.header.time_ms);
+    assert!(state.build(&block.txs, block.header.time_ms) == (built, refused), "two blocks of one list");
+}
+
+fn decided_block(bytes: &[u8]) {
+    if let Some(decided) = decoded::<DecidedBlock>(bytes) {
+        let _proven = bft::verify_certificate(CHAIN, &validators(), &decided.certificate);
+        // as every receiver does before it believes the certificate
+        bft::block_id(&codec::encode(&decided.block));
+        applied_twice(&decided.block);
+    }
+}
+
+fn entry(bytes: &[u8]) {
+    let parts = split(bytes);
+    let [key, value] = parts.as_slice() else { return };
+    if let Ok(entry) = Entry::decode(key, value) {
+        assert!((entry.key(), entry.value()) == (key.clone(), value.clone()), "encodes back to other bytes");
+    }
+}
+
+fn genesis(bytes: &[u8]) {
+    if let Some(genesis) = decoded::<Genesis>(bytes) {
+        let sound = genesis.check().is_ok();
+        assert!(!sound || State::new(genesis).is_ok(), "a sound genesis starts a ledger");
+    }
+}
+
+fn manifest(bytes: &[u8]) {
+    if let Some(manifest) = decoded::<Manifest>(bytes) {
+        let _sound = manifest.check();
+        manifest.id();
+    }
+}
+
+fn request(bytes: &[u8]) {
+    match decoded::<Request>(bytes) {
+        Some(Request::Hello(record)) => drop(record.is_authentic(CHAIN)),
+        Some(Request::SubmitTx(tx)) => tried(&tx),
+        _ => {}
+    }
+}
+
+fn response(bytes: &[u8]) {
+    match decoded::<Response>(bytes) {
+        Some(Response::Hello(record)) => drop(record.is_authentic(CHAIN)),
+        Some(Response::Blocks(blocks)) => {
+            blocks.iter().for_each(|b| drop(bft::verify_certificate(CHAIN, &validators(), &b.certificate)));
+        }
+        _ => {}
+    }
+}
+
+fn committee_envelope(bytes: &[u8]) {
+    if let Some(SignedCommitteeEnvelope { envelope, signature }) = decoded(bytes) {
+        envelope.from.verify(CHAIN, &envelope, &signature);
+    }
+}
+
+fn handover_link(bytes: &[u8]) {
+    let (Some(link), Some(state)) = (decoded::<HandoverLink>(bytes), sample_state()) else { return };
+    if let Ok(mut chain) = crate::epoch::EpochChain::new(state.genesis()) {
+        let _followed = chain.advance(link);
+    }
+}
+
+fn transcript(bytes: &[u8]) {
+    if let Some(transcript) = decoded::<Transcript>(bytes) {
+        let secret = EncryptionSecret::derive(&validator(0).secret());
+        let bad = transcript.bad_dealers(0, &secret);
+        assert!(transcript.keys().is_err() || bad.len() < transcript.members.len(), "more dealers than members");
+    }
+}
+
+fn sign_message(bytes: &[u8]) {
+    let _message = decoded::<SignMessage>(bytes);
+}
+
+fn signed_peer_record(bytes: &[u8]) {
+    if let Some(record) = decoded::<SignedPeerRecord>(bytes) {
+        record.is_authentic(CHAIN);
+    }
+}
+
+fn signed_tx(bytes: &[u8]) {
+    if let Some(tx) = decoded::<SignedTx>(bytes) {
+        tried(&tx);
+    }
+}
+
+/// Everything a node does with a transaction before it is in a block.
+fn tried(tx: &SignedTx) {
+    tx.is_authentic(CHAIN);
+    (tx.id(), tx.kind());
+    if let Some(state) = sample_state() {
+        state.build(std::slice::from_ref(tx), 0);
+    }
+}

@@ -1,0 +1,317 @@
+//! A small ledger with everything on it, for the corpus and the property tests: built through the public
+//! constructors only, one function a kind, so that a new kind costs one function.
+
+use oda_consensus::beacon::{BeaconInput, BeaconProof, BeaconShare, Partial};
+use oda_consensus::codec;
+use oda_consensus::epoch::{Membership, draw_input};
+use oda_consensus::evidence::Evidence;
+use oda_consensus::frost::*;
+use oda_consensus::fuzzing::{sample_genesis, validator};
+use oda_consensus::genesis::Genesis;
+use oda_consensus::ids::*;
+use oda_consensus::keys::NodeKey;
+use oda_consensus::manifest::*;
+use oda_consensus::outcome::{Attestation, Outcome, Statement, samples_input};
+use oda_consensus::score::Measurement;
+use oda_consensus::state::{DkgPhase, Entry, State, TxError};
+use oda_consensus::tx::{
+    self, Block, Commit, DkgMessage, DkgStep, Fund, Lock, Reveal, ScoreCommit, ScoreReveal, SignedTx, Tx,
+};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+use std::collections::VecDeque;
+
+pub struct World {
+    pub state: State,
+    pub genesis: Genesis,
+    seeds: Vec<(NodeId, EpochSeed)>,
+    /// Every block so far.
+    pub blocks: Vec<Block>,
+    /// Every entry written so far.
+    pub entries: Vec<Entry>,
+    /// Every signing message sent so far.
+    pub signing: Vec<SignMessage>,
+    pub attestations: Vec<Attestation>,
+    rng: ChaCha20Rng,
+}
+
+pub fn sponsor() -> NodeKey {
+    NodeKey::from_secret(&[100; 32])
+}
+
+pub fn trainer(i: u8) -> NodeKey {
+    NodeKey::from_secret(&[110 + i; 32])
+}
+
+pub fn manifest(name: &str) -> Manifest {
+    let blob = |n: u8, len| BlobRef { hash: BlobHash([n; 32]), len };
+    let split = |n, samples| Split { images: blob(n, 1000), labels: blob(n + 1, 100), samples };
+    Manifest {
+        name: name.into(),
+        architecture: Architecture::Mlp { inputs: 4, hidden: vec![3], classes: 2 },
+        objective: Objective::CrossEntropy,
+        data: DataSet { train: split(1, 512), eval: split(3, 512), test: split(5, 64) },
+        initial_head: blob(9, 400),
+        work_mode: WorkMode::Assigned,
+        training: Training {
+            inner_steps: 10,
+            batch: 16,
+            lr_micro: 1000,
+            weight_decay_micro: 0,
+            chunk: 64,
+            keep_per_chunk: 8,
+            outer_lr_milli: 1000,
+        },
+        judging: Judging {
+            shard_samples: 64,
+            gate_samples: 128,
+            confirm_samples: 128,
+            assigned_z_milli: 3000,
+            harm_z_milli: 2330,
+            adopt_z_milli: 2330,
+            probe_divisor: 8,
+            norm_cap_milli: 10_000,
+            min_gain_unat: 1,
+            max_delta_bytes: 10_000,
+            max_claims: 16,
+        },
+        timing: Timing { commit_blocks: 4, linger_blocks: 2, reveal_blocks: 6 },
+    }
+}
+
+impl World {
+    pub fn new() -> Self {
+        let (genesis, seeds) = sample_genesis().expect("the sample genesis is sound");
+        Self {
+            state: State::new(genesis.clone()).unwrap(),
+            genesis,
+            seeds,
+            blocks: Vec::new(),
+            entries: Vec::new(),
+            signing: Vec::new(),
+            attestations: Vec::new(),
+            rng: ChaCha20Rng::from_seed([8; 32]),
+        }
+    }
+
+    pub fn sign(&self, tx: Tx, key: &NodeKey) -> SignedTx {
+        SignedTx::new(tx, key, self.state.chain())
+    }
+
+    /// One block of these transactions; why the others were refused.
+    pub fn block(&mut self, txs: &[SignedTx]) -> Vec<TxError> {
+        let (block, refused) = self.state.build(txs, self.state.tip().time_ms + 100);
+        self.entries.extend(self.state.apply(&block).expect("a built block applies"));
+        self.blocks.push(block);
+        refused.into_iter().map(|(_, error)| error).collect()
+    }
+
+    /// A genesis member's shares.
+    fn keys(&self, i: usize) -> (KeyShare, BeaconShare) {
+        let secret = (0..4).map(validator).find(|k| k.id() == self.seeds[i].0).unwrap().secret();
+        let transcript = self.genesis.transcript().unwrap();
+        transcript.shares(&self.seeds[i].1, i, &EncryptionSecret::derive(&secret)).unwrap()
+    }
+
+    /// A member's key.
+    fn member(&self, i: usize) -> NodeKey {
+        (0..4).map(validator).find(|k| k.id() == self.seeds[i].0).unwrap()
+    }
+
+    /// The committee evaluates the beacon.
+    pub fn beacon(&mut self, input: &BeaconInput) -> BeaconProof {
+        let partials: Vec<Partial> = (0..4).map(|i| self.keys(i).1.partial(input, &mut self.rng)).collect();
+        self.state.current().beacon.combine(input, &partials).unwrap().1
+    }
+
+    /// The committee signs whatever it is given.
+    pub fn attest(&mut self, statement: Statement) -> GroupSignature {
+        let attestation = Attestation { chain: self.state.chain(), statement };
+        let (topic, payload) = (attestation.topic(), codec::encode(&attestation));
+        self.attestations.push(attestation);
+        let members = self.state.group().members().to_vec();
+        let mut signers: Vec<Signer> = (0..members.len())
+            .map(|i| Signer::new(members[i], self.state.group().clone(), self.keys(i).0, SignerConfig::default()))
+            .collect();
+        let mut queue = VecDeque::new();
+        (0..signers.len()).for_each(|i| queue.push_back((i, SignInput::Start)));
+        for i in 0..signers.len() {
+            queue.push_back((i, SignInput::Open { topic, payload: Some(payload.clone()) }));
+            queue.push_back((i, SignInput::Approve { topic, payload_hash: payload_hash(&payload) }));
+        }
+        while let Some((to, input)) = queue.pop_front() {
+            for effect in signers[to].handle(input, 1, &mut self.rng) {
+                match effect {
+                    SignEffect::Broadcast(message) => {
+                        self.signing.push(message.clone());
+                        let others = (0..members.len()).filter(|i| *i != to);
+                        let (from, proof) = (members[to], Signature([0; 64]));
+                        queue.extend(others.map(|i| (i, SignInput::Message { from, message: message.clone(), proof })));
+                    }
+                    SignEffect::Signed { signature, .. } => return signature,
+                    _ => {}
+                }
+            }
+        }
+        panic!("no signature");
+    }
+
+    pub fn model(&self) -> ModelId {
+        manifest("corpus").id()
+    }
+
+    pub fn add_model(&self) -> SignedTx {
+        self.sign(Tx::AddModel(manifest("corpus")), &sponsor())
+    }
+
+    pub fn fund(&self) -> SignedTx {
+        let fund = Fund { model: self.model(), per_claim_msat: 5_000_000, budget_msat: 50_000_000 };
+        self.sign(Tx::Fund(fund), &sponsor())
+    }
+
+    fn opening(&self, i: u8) -> Reveal {
+        let claim = tx::claim_id(self.model(), 1, trainer(i).id());
+        let delta = BlobRef { hash: BlobHash([i; 32]), len: 100 };
+        Reveal { claim, delta, stated_gain_unat: 7, salt: Digest([3; 32]) }
+    }
+
+    pub fn commit(&self, i: u8) -> SignedTx {
+        let (model, parent, r) = (self.model(), manifest("corpus").initial_head.hash, self.opening(i));
+        let commitment = tx::commitment(trainer(i).id(), model, 1, parent, r.delta, r.stated_gain_unat, r.salt);
+        self.sign(Tx::Commit(Commit { model, round: 1, parent, commitment }), &trainer(i))
+    }
+
+    pub fn lock(&mut self, i: u8) -> (SignedTx, Preimage) {
+        let claim = self.opening(i).claim;
+        let keys = self.state.encryption_keys(self.state.group().members()).unwrap();
+        let context = tx::claim_escrow(claim).0;
+        let (preimage, payment_hash, deal) = deal_preimage(&keys, threshold(4), &context, &mut self.rng).unwrap();
+        (
+            self.sign(Tx::Lock(Lock { claim, amount_msat: 5_000_000, payment_hash, epoch: 0, deal }), &sponsor()),
+            preimage,
+        )
+    }
+
+    pub fn reveal(&self, i: u8) -> SignedTx {
+        self.sign(Tx::Reveal(self.opening(i)), &trainer(i))
+    }
+
+    pub fn settle(&self, i: u8, preimage: Preimage) -> SignedTx {
+        self.sign(Tx::Settle(tx::claim_escrow(self.opening(i).claim), preimage), &trainer(i))
+    }
+
+    pub fn refund(&self, i: u8) -> SignedTx {
+        self.sign(Tx::Refund(tx::claim_escrow(self.opening(i).claim)), &sponsor())
+    }
+
+    /// A round with two claims from commit to verdict (one revealed and refused, one never revealed).
+    pub fn whole_round(&mut self) -> Vec<SignedTx> {
+        let key = validator(0);
+        let mut all = Vec::new();
+        let mut put = |world: &mut Self, txs: Vec<SignedTx>| {
+            let refused = world.block(&txs);
+            assert!(refused.is_empty(), "{refused:?}");
+            all.extend(txs);
+        };
+        let txs = vec![self.add_model(), self.fund()];
+        put(self, txs);
+        let txs = vec![self.commit(0), self.commit(1)];
+        put(self, txs);
+        let txs = vec![self.lock(0).0, self.lock(1).0];
+        put(self, txs);
+        (0..4).for_each(|_| put(self, Vec::new()));
+        let txs = vec![self.reveal(0)];
+        put(self, txs);
+        (0..8).for_each(|_| put(self, Vec::new()));
+        let seal = self.state.seal_of(self.model()).unwrap();
+        let proof = self.beacon(&samples_input(self.state.chain(), seal.model, seal.round));
+        let txs = vec![self.sign(Tx::Seal(seal, proof), &key)];
+        put(self, txs);
+        let (model, parent) = (self.model(), manifest("corpus").initial_head);
+        let sealed = self.state.model(model).unwrap().round.as_ref().unwrap().sealed.unwrap();
+        let refused = Measurement::Refused(oda_consensus::score::Refusal::NotServed);
+        let claim = |i| (self.opening(i).claim, trainer(i).id());
+        let measured = vec![(claim(0).0, claim(0).1, refused), (claim(1).0, claim(1).1, Measurement::NotRevealed)];
+        let outcome = Outcome::derive(&manifest("corpus"), (model, 1, parent, sealed), measured, None);
+        for open in [false, true] {
+            for i in 0..4 {
+                let (key, salt, attempt) = (self.member(i), Digest([5; 32]), 0);
+                let commitment = tx::score_commitment(key.id(), &outcome, salt);
+                let tx = if open {
+                    Tx::ScoreReveal(Box::new(ScoreReveal { attempt, outcome: outcome.clone(), salt }))
+                } else {
+                    Tx::Score(ScoreCommit { model, round: 1, attempt, commitment })
+                };
+                let txs = vec![self.sign(tx, &key)];
+                put(self, txs);
+            }
+        }
+        let signature = self.attest(Statement::Outcome(outcome.clone()));
+        let txs = vec![self.sign(Tx::Outcome(outcome, signature), &key)];
+        put(self, txs);
+        let txs = vec![self.refund(0)];
+        put(self, txs);
+        let txs = self.next_committee();
+        all.extend(txs);
+        all
+    }
+
+    /// Draw, key generation and handover of the next epoch, a checkpoint, an application, evidence.
+    pub fn next_committee(&mut self) -> Vec<SignedTx> {
+        let mut all = Vec::new();
+        let mut put = |world: &mut Self, tx: SignedTx| {
+            let refused = world.block(std::slice::from_ref(&tx));
+            assert!(refused.is_empty(), "{refused:?}");
+            all.push(tx);
+        };
+        let proof = self.beacon(&draw_input(self.state.chain(), 1));
+        let tx = self.sign(Tx::Draw(1, proof), &validator(0));
+        put(self, tx);
+        let seeds: Vec<EpochSeed> = (0..4).map(|_| EpochSeed::random(&mut self.rng)).collect();
+        while self.state.dkg().is_some_and(|d| d.phase != DkgPhase::Done) {
+            let dkg = self.state.dkg().unwrap().clone();
+            for (i, seed) in seeds.iter().enumerate() {
+                let transcript = || self.state.transcript(1, 0, &dkg.members).unwrap();
+                let key = (0..4).map(validator).find(|k| k.id() == dkg.members[i]).unwrap();
+                let step = match dkg.phase {
+                    DkgPhase::Deal => {
+                        DkgStep::Deal(deal_round1(seed, dkg_context(self.state.chain(), 1, 0), i, 4).unwrap())
+                    }
+                    DkgPhase::Share => {
+                        let keys = self.state.encryption_keys(&dkg.members).unwrap();
+                        DkgStep::Share(transcript().deal_round2(seed, i, &keys).unwrap())
+                    }
+                    _ => DkgStep::Confirm(transcript().bad_dealers(i, &EncryptionSecret::derive(&key.secret()))),
+                };
+                let tx = self.sign(Tx::Dkg(DkgMessage { epoch: 1, attempt: 0, step }), &key);
+                put(self, tx);
+            }
+        }
+        let handover = self.state.coming().unwrap().handover();
+        let signature = self.attest(Statement::Handover(handover.clone()));
+        let tx = self.sign(Tx::Handover(handover, signature), &validator(0));
+        put(self, tx);
+        let checkpoint = self.state.due_checkpoint().unwrap();
+        let signature = self.attest(Statement::Checkpoint(checkpoint));
+        let tx = self.sign(Tx::Checkpoint(checkpoint, signature), &validator(0));
+        put(self, tx);
+        let applicant = validator(9);
+        let encryption = EncryptionSecret::derive(&applicant.secret()).public();
+        let tx = self.sign(Tx::Apply(encryption), &applicant);
+        put(self, tx);
+        let since = self.state.validator(applicant.id()).unwrap().since;
+        let admit = Membership::Admit { node: applicant.id(), encryption, since };
+        let signature = self.attest(Statement::Membership(admit));
+        let tx = self.sign(Tx::Membership(admit, signature), &validator(0));
+        put(self, tx);
+        let tx = self.sign(Tx::Leave, &applicant);
+        put(self, tx);
+        let score =
+            |n| Tx::Score(ScoreCommit { model: self.model(), round: 9, attempt: 0, commitment: Digest([n; 32]) });
+        let bytes = |tx: Tx| codec::encode(&self.sign(tx, &validator(3)));
+        let evidence = Evidence::Twice(bytes(score(1)), bytes(score(2)));
+        let tx = self.sign(Tx::Evidence(evidence), &validator(0));
+        put(self, tx);
+        all
+    }
+}
