@@ -13,7 +13,9 @@ export OMP_WAIT_POLICY := PASSIVE
 CARGO := cargo
 ROUNDS ?= 5
 CHAIN ?= embedded
-DEMO_FLAGS = --rounds $(ROUNDS) --chain $(CHAIN) $(if $(KEEP),--keep) $(ARGS)
+# seven validators, of which one lies and one is killed; another committee of four about every two rounds
+FEDERATION = --validators 7 --committee 4 --epoch-blocks 40 --liars 1 --kill --decoy-percent 30
+DEMO_FLAGS = $(FEDERATION) --rounds $(ROUNDS) --chain $(CHAIN) $(if $(KEEP),--keep) $(ARGS)
 
 .PHONY: help setup bitcoind build demo test lint env
 help:

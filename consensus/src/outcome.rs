@@ -139,7 +139,8 @@ impl Attestation {
         let chain = self.chain;
         match &self.statement {
             Statement::Outcome(o) => outcome_topic(chain, o.model, o.round),
-            Statement::Handover(h) => topic(chain, 2, &[0; 32], h.epoch),
+            // a key generation that had to be repeated is another statement
+            Statement::Handover(h) => topic(chain, 2, &codec::hash(h), h.epoch),
             Statement::Checkpoint(c) => topic(chain, 3, &[0; 32], c.height),
             Statement::Membership(Membership::Admit { node, since, .. }) => topic(chain, 4, &node.0, *since),
             Statement::Membership(Membership::Evict { node, since }) => topic(chain, 5, &node.0, *since),

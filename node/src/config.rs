@@ -127,6 +127,9 @@ pub struct Sponsor {
     /// Most channels opened.
     #[serde(default = "default_channels")]
     pub max_channels: usize,
+    /// In how many per cent of the rounds a decoy tests the committee (C6).
+    #[serde(default = "default_decoys")]
+    pub decoy_percent: u8,
 }
 
 /// A trainer's settings.
@@ -146,6 +149,9 @@ fn default_genesis() -> PathBuf {
 }
 fn default_channel_sat() -> u64 {
     2_000_000
+}
+fn default_decoys() -> u8 {
+    20
 }
 fn default_channels() -> usize {
     64

@@ -9,14 +9,17 @@ use crate::rpc::WalletInfo;
 use crate::wallet;
 use anyhow::{Context, Result};
 use oda_consensus::codec;
+use oda_consensus::engine::decoys::{DecoyEffect, DecoyRecord, Decoys};
 use oda_consensus::engine::sponsor::{PayPhase, PayRecord, Sponsor};
 use oda_consensus::ids::{ModelId, NodeId, PaymentHash};
+use oda_consensus::keys::NodeKey;
 use oda_consensus::manifest::Manifest;
 use oda_consensus::state::State;
-use oda_consensus::tx::{Fund, Tx};
+use oda_consensus::tx::{Fund, SignedTx, Tx};
 use oda_consensus::wire::{LightningAddress, Role};
 use oda_lightning::{LnEvent, PaymentState, PaymentStatus, Wallet};
 use oda_storage::{Blobs, RecordStore, RocksRecords};
+use rand_chacha::ChaCha20Rng;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -38,6 +41,8 @@ pub(crate) enum WalletReport {
 /// Wallet, records and engine of a sponsor.
 pub(crate) struct SponsorHost {
     pub(crate) engine: Sponsor,
+    decoys: Decoys,
+    blobs: Arc<Blobs>,
     me: NodeId,
     wallet: Arc<Wallet>,
     lightning: LightningAddress,
@@ -51,6 +56,7 @@ pub(crate) struct SponsorHost {
 }
 
 const PREFIX: &[u8] = b"pay/";
+const DECOYS: &[u8] = b"decoy/";
 const MAX_RECORDS: usize = 1 << 20;
 /// Pause before a channel that is not there yet is opened again.
 const CHANNEL_RETRY: Duration = Duration::from_secs(20);
@@ -94,6 +100,13 @@ impl SponsorHost {
                 "a payment record is damaged: restore the payments directory from a backup before paying anyone",
             )?;
         let engine = Sponsor::new(me, known);
+        let planted = records
+            .scan(DECOYS, MAX_RECORDS)?
+            .into_iter()
+            .map(|(_, bytes)| codec::decode(&bytes))
+            .collect::<Result<Vec<DecoyRecord>, _>>()
+            .context("a decoy record is damaged: restore the payments directory from a backup")?;
+        let decoys = Decoys::new(me, config.decoy_percent, planted);
         let (wallet, lightning) = wallet::start(node, datadir, identity, "oda sponsor").await?;
         let address = {
             let wallet = wallet.clone();
@@ -102,6 +115,8 @@ impl SponsorHost {
         tokio::spawn(pump(wallet.clone(), address, events.clone()));
         let host = Self {
             engine,
+            decoys,
+            blobs,
             me,
             wallet,
             lightning,
@@ -130,6 +145,29 @@ impl SponsorHost {
             return vec![Tx::Fund(Fund { model: self.model, per_claim_msat, budget_msat })];
         }
         Vec::new()
+    }
+
+    /// Plants decoys and goes on with those planted; transactions to be put before the network.
+    pub(crate) fn plant(&mut self, state: &State, key: &NodeKey, rng: &mut ChaCha20Rng) -> Result<Vec<SignedTx>> {
+        let mut txs = Vec::new();
+        for effect in self.decoys.follow(state, key, rng) {
+            match effect {
+                DecoyEffect::Persist(record) => {
+                    let key = [DECOYS, &record.claim.0].concat();
+                    self.records.put(&key, &codec::encode(&record)).context("writing a decoy record")?;
+                }
+                DecoyEffect::Keep(bytes) => {
+                    let blobs = self.blobs.clone();
+                    tokio::spawn(async move {
+                        if let Err(error) = blobs.add(bytes).await {
+                            tracing::warn!(%error, "keeping a decoy failed");
+                        }
+                    });
+                }
+                DecoyEffect::Submit(tx) => txs.push(*tx),
+            }
+        }
+        Ok(txs)
     }
 
     pub(crate) fn persist(&mut self, record: &PayRecord) -> Result<()> {

@@ -101,6 +101,8 @@ pub struct Sponsor {
     pub channel_sat: u64,
     /// Most channels.
     pub max_channels: usize,
+    /// Rounds with a decoy, per cent.
+    pub decoy_percent: u8,
 }
 
 /// How a trainer trains.

@@ -82,9 +82,24 @@ pub struct Options {
     /// Channel a sponsor opens to each trainer, satoshi.
     #[arg(long, default_value_t = 2_000_000)]
     pub channel_sat: u64,
+    /// In how many per cent of the rounds a sponsor tests the committee with a decoy.
+    #[arg(long, default_value_t = 0)]
+    pub decoy_percent: u8,
     /// Threads of each trainer.
     #[arg(long, default_value_t = 1)]
     pub threads: u32,
+}
+
+impl Default for Options {
+    /// What the command line gives without any flag.
+    fn default() -> Self {
+        #[derive(clap::Parser)]
+        struct Flags {
+            #[command(flatten)]
+            options: Options,
+        }
+        <Flags as clap::Parser>::parse_from(["testnet"]).options
+    }
 }
 
 /// Secrets of a node being made. Dropped, and wiped, once written.
@@ -163,7 +178,7 @@ pub fn create(dir: &Path, options: &Options, time_ms: u64) -> Result<NetworkFile
         network.nodes.push(NodeEntry {
             name: m.name.clone(),
             role: m.role,
-            cheat: m.cheat,
+            cheat: m.cheat || m.lies,
             node: m.id,
             p2p: format!("{p2p_listen}/p2p/{}", peer_id(m.id)),
             rpc: if full { Some(ports.take()?) } else { None },
@@ -193,6 +208,7 @@ pub fn create(dir: &Path, options: &Options, time_ms: u64) -> Result<NetworkFile
                 budget_msat: o.budget_msat,
                 channel_sat: o.channel_sat,
                 max_channels: 64,
+                decoy_percent: o.decoy_percent,
             }),
             validator: m.lies.then_some(Validator { misbehave: true }),
             trainer: (m.role == Role::Trainer).then_some(Trainer { threads: o.threads, cheat: m.cheat }),

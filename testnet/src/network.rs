@@ -7,6 +7,7 @@ use crate::process::{self, Ended, Process};
 use crate::rpc::{Rpc, Wallet};
 use crate::trainer::Trainer;
 use anyhow::{Context, Result, bail, ensure};
+use oda_consensus::genesis::Genesis;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -70,6 +71,16 @@ impl Network {
     /// Its description.
     pub fn file(&self) -> &NetworkFile {
         &self.file
+    }
+
+    /// Its genesis.
+    ///
+    /// # Errors
+    /// If the file is missing or malformed.
+    pub fn genesis(&self) -> Result<Genesis> {
+        let path = self.dir.join(genesis::GENESIS_FILE);
+        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is malformed", path.display()))
     }
 
     /// Its directory.

@@ -35,6 +35,67 @@ pub struct Status {
     pub committee: (usize, usize),
 }
 
+/// The federation.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Federation {
+    /// Epoch in charge.
+    pub epoch: u64,
+    /// Height of its first block.
+    pub start_height: u64,
+    /// Its members.
+    pub members: Vec<NodeId>,
+    /// Members needed to sign.
+    pub threshold: usize,
+    /// Height of the newest attested block.
+    pub checkpoint: u64,
+    /// Every validator and applicant.
+    pub validators: Vec<Validator>,
+}
+
+/// A validator.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Validator {
+    /// Who.
+    pub node: NodeId,
+    /// Whether it may be drawn.
+    pub status: ValidatorStatus,
+    /// How it has served.
+    pub record: Record,
+}
+
+/// Whether a validator may be drawn.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ValidatorStatus {
+    /// Wants to be one.
+    Applied,
+    /// May be drawn.
+    Active,
+    /// Left.
+    Left,
+    /// Removed, and why.
+    Evicted(String),
+}
+
+/// Counts of a validator's duties.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Record {
+    /// Rounds it was to judge.
+    pub rounds: u64,
+    /// Scores that agreed with the outcome.
+    pub agreed: u64,
+    /// Scores proven wrong.
+    pub false_scores: u64,
+    /// Rounds without a commitment in time.
+    pub late: u64,
+    /// Decoys scored as their known answer says.
+    pub decoys_passed: u64,
+    /// Decoys not.
+    pub decoys_failed: u64,
+    /// Key generations missed.
+    pub dkg_missed: u64,
+}
+
 /// A block.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Block {
@@ -131,6 +192,8 @@ pub struct Claim {
     pub reveal: Option<Reveal>,
     /// The judgement, and the height of the outcome.
     pub judged: Option<(ClaimOutcome, u64)>,
+    /// Shown to have been a sponsor's decoy.
+    pub decoy: bool,
 }
 
 /// An opened commitment.
@@ -289,6 +352,14 @@ impl Rpc {
     /// If the node does not answer.
     pub async fn status(&self) -> Result<Status> {
         self.call("oda_status", rpc_params![]).await
+    }
+
+    /// The federation.
+    ///
+    /// # Errors
+    /// If the node does not answer.
+    pub async fn federation(&self) -> Result<Federation> {
+        self.call("oda_federation", rpc_params![]).await
     }
 
     /// One block.

@@ -1,6 +1,6 @@
 //! What `testnet genesis` writes: every secret in one place, readable by one user, and keys that work.
 
-use oda_consensus::frost::{EncryptionSecret, KeyShare};
+use oda_consensus::frost::{EncryptionSecret, EpochSeed};
 use oda_consensus::genesis::Genesis;
 use oda_consensus::keys::NodeKey;
 use oda_testnet::config::{NODE_FILE, NetworkFile, NodeConfig, Role};
@@ -12,21 +12,7 @@ use std::path::{Path, PathBuf};
 fn options(dir: &Path) -> Options {
     let model = dir.join("model.toml");
     std::fs::write(&model, "").unwrap();
-    Options {
-        name: "test".into(),
-        validators: 4,
-        sponsors: 1,
-        observers: 1,
-        trainers: 3,
-        cheats: 1,
-        base_port: 0,
-        block_interval_ms: 500,
-        model,
-        per_claim_msat: 5_000_000,
-        budget_msat: 100_000_000,
-        channel_sat: 2_000_000,
-        threads: 1,
-    }
+    Options { name: "test".into(), validators: 4, observers: 1, model, ..Options::default() }
 }
 
 fn files(dir: &Path, out: &mut Vec<PathBuf>) {
@@ -67,30 +53,44 @@ fn every_secret_is_private_and_in_one_place() {
     for node in &network.nodes {
         let keys = dir.join(&node.name).join("keys");
         assert_eq!(std::fs::metadata(&keys).unwrap().permissions().mode() & 0o777, 0o700);
-        assert_eq!(keys.join("frost-share").exists(), node.role == Role::Validator, "{}", node.name);
+        assert_eq!(keys.join("epoch-0").exists(), node.role == Role::Validator, "{}", node.name);
     }
 }
 
-#[test] // C2, C3: the shares are of the genesis group key, three of four
-fn shares_belong_to_the_group_key() {
+/// The key for sealed boxes that a node derives from its words.
+fn encryption(dir: &Path, name: &str) -> EncryptionSecret {
+    let words = std::fs::read_to_string(dir.join(name).join("keys/mnemonic")).unwrap();
+    let seed = bip39::Mnemonic::parse_normalized(words.trim()).unwrap().to_seed_normalized("");
+    EncryptionSecret::derive(&NodeKey::from_seed(&seed).secret())
+}
+
+#[test] // C2, C3, C5: the sealed seeds give shares of the first committee's key, three of four, each to one node alone
+fn seeds_belong_to_the_first_committee() {
     let (_tmp, dir, network) = network();
     let genesis: Genesis = serde_json::from_str(&std::fs::read_to_string(dir.join("genesis.json")).unwrap()).unwrap();
     genesis.check().unwrap();
-    let group = genesis.group().unwrap();
+    let (group, _) = genesis.keys().unwrap();
     assert_eq!((group.members().len(), group.threshold()), (4, 3));
+    let transcript = genesis.transcript().unwrap();
     let mut seen = Vec::new();
     for node in network.of(Role::Validator) {
-        let text = std::fs::read_to_string(dir.join(&node.name).join("keys/frost-share")).unwrap();
-        let bytes = hex::decode(text.trim()).unwrap();
-        let share = KeyShare::from_secret_bytes(&bytes).unwrap();
+        let text = std::fs::read_to_string(dir.join(&node.name).join("keys/epoch-0")).unwrap();
+        let sealed = hex::decode(text.trim()).unwrap();
+        for other in network.of(Role::Validator) {
+            let opened = EpochSeed::open(&sealed, 0, &encryption(&dir, &other.name));
+            assert_eq!(opened.is_ok(), other.name == node.name, "sealed to its node");
+        }
+        let secret = encryption(&dir, &node.name);
+        let seed = EpochSeed::open(&sealed, 0, &secret).unwrap();
+        let (share, _) = transcript.shares(&seed, group.index_of(node.node).unwrap(), &secret).unwrap();
         for other in network.of(Role::Validator) {
             assert_eq!(share.belongs_to(&group, other.node), other.name == node.name);
         }
-        seen.push(bytes);
+        seen.push(sealed);
     }
     seen.sort();
     seen.dedup();
-    assert_eq!(seen.len(), 4, "every share is another");
+    assert_eq!(seen.len(), 4, "every seed is another");
 }
 
 #[test] // K1: the mnemonic restores exactly the identity that the genesis names

@@ -5,6 +5,7 @@
 //! reports back. `Persist` effects come before the effects that depend on them (P6), so a crash
 //! between any two effects leaves a record from which the engine goes on.
 
+pub mod decoys;
 pub mod sponsor;
 pub mod trainer;
 pub mod validator;

@@ -30,6 +30,14 @@ impl Core {
                 self.submit(tx);
             }
         }
+        if let Some(sponsor) = &mut self.sponsor {
+            let planted = sponsor.plant(&self.shared.state(), &self.key, &mut self.rng)?;
+            for tx in planted {
+                if let Err(error) = self.submit_signed(tx) {
+                    tracing::debug!(%error, "decoy not taken");
+                }
+            }
+        }
         Ok(())
     }
 
@@ -163,8 +171,9 @@ impl Core {
             (members, state.current().number)
         };
         match member {
-            // this node may be a block behind
+            // this node may be a block behind, or the key generation has begun again with others
             None => return Ok(Verdict::Ignore),
+            Some(false) if epoch > now => return Ok(Verdict::Ignore),
             Some(false) => return Ok(Verdict::Reject),
             Some(true) if epoch.saturating_add(2) < now => return Ok(Verdict::Ignore),
             Some(true) => {}
@@ -177,6 +186,11 @@ impl Core {
                 self.drive_validator(ValidatorInput::Partial { from, epoch, input, partial })?;
             }
             CommitteeMessage::Sign(message) => {
+                // a signer of an attempt that was given up knows other members
+                let stale = self.signers.get(&epoch).is_some_and(|s| s.group().index_of(from).is_none());
+                if stale {
+                    return Ok(Verdict::Ignore);
+                }
                 let refused: u64 = self.refused.values().sum();
                 self.sign(epoch, SignInput::Message { from, message, proof: signature })?;
                 // blamed on its author alone: who passes it on cannot know

@@ -101,8 +101,11 @@ impl Follower {
             let claims = claims
                 .iter()
                 .map(|info| {
-                    let name =
-                        self.names.get(&info.claim.trainer).cloned().unwrap_or_else(|| info.claim.trainer.short());
+                    let known = self.names.get(&info.claim.trainer).cloned();
+                    let name = match info.claim.decoy {
+                        true => "decoy".into(),
+                        false => known.unwrap_or_else(|| info.claim.trainer.short()),
+                    };
                     ClaimView::of(info, &name, facts.get(&name), &model.manifest.judging, adopted)
                 })
                 .collect();

@@ -1,6 +1,7 @@
 //! `testnet demo`: the whole loop on this machine, with the books at the end.
 
 mod books;
+pub mod federation;
 mod follow;
 pub mod phases;
 pub mod summary;
@@ -8,6 +9,8 @@ pub mod view;
 
 pub use books::Accountant;
 pub use follow::Follower;
+
+use federation::Watcher;
 
 use crate::chain::ChainKind;
 use crate::config::Role;
@@ -54,6 +57,9 @@ pub struct Options {
     /// The `oda` program [default: the one beside this program].
     #[arg(long)]
     pub oda: Option<PathBuf>,
+    /// Kill a member of the committee in charge after the first round.
+    #[arg(long)]
+    pub kill: bool,
     /// The network, if it has to be made.
     #[command(flatten)]
     pub network: genesis::Options,
@@ -134,6 +140,7 @@ async fn go(options: &Options, network: &mut Network, screen: &mut Screen, end: 
         manifest.judging.shard_samples
     ));
     let mut accountant = Accountant::new(network, first)?;
+    let mut federation = Watcher::new(network, options.kill);
 
     let mut mined = Instant::now();
     let mut progress = Instant::now();
@@ -147,6 +154,10 @@ async fn go(options: &Options, network: &mut Network, screen: &mut Screen, end: 
                     progress = Instant::now();
                 }
                 screen.show(&view);
+                if let Ok(rpc) = follower.rpc().await {
+                    let news = federation.look(network, &rpc, follower.over().len()).await?;
+                    news.iter().for_each(|line| screen.say(line));
+                }
             }
             Err(error) if heard.elapsed() > SILENCE_TIMEOUT => {
                 return Err(error.context("the network has fallen silent"));
@@ -174,6 +185,7 @@ async fn go(options: &Options, network: &mut Network, screen: &mut Screen, end: 
         }
         let _ = follower.look(network).await; // what the wallets say may still be under way
     };
+    let summary = summary::Summary { federation: federation.sum(), ..summary };
     screen.summary(&summary);
     *end = Some(if summary.is_good() { End::Good } else { End::Bad });
     if options.keep {
@@ -188,18 +200,29 @@ async fn go(options: &Options, network: &mut Network, screen: &mut Screen, end: 
 
 async fn start(options: &Options, network: &mut Network, screen: &Screen) -> Result<()> {
     let count = |role| network.names(role).len();
-    let cheats = network.file().nodes.iter().filter(|n| n.cheat).count();
+    let cheats = |role| network.file().of(role).filter(|n| n.cheat).count();
     let chain = match ChainKind::choose(options.chain) {
         ChainKind::Embedded => "embedded regtest chain",
         ChainKind::Bitcoind => "bitcoind in regtest mode",
     };
-    let validators = count(Role::Validator);
+    let genesis = network.genesis()?;
+    let (validators, committee) = (count(Role::Validator), usize::from(genesis.federation.committee));
     screen.say(&format!("network in {}", network.dir().display()));
+    let sign = oda_consensus::frost::threshold(committee);
+    let rotation = match genesis.federation.epoch_blocks {
+        0 => String::new(),
+        blocks => format!(", another committee every {blocks} blocks"),
+    };
+    let liars = match cheats(Role::Validator) {
+        0 => String::new(),
+        n => format!(" of which {n} lies"),
+    };
+    screen.say(&format!("{validators} validators{liars}: committees of {committee}, {sign} sign{rotation}"));
     screen.say(&format!(
-        "{validators} validators ({} sign), {} sponsor, {} trainers of which {cheats} cheats, {chain}",
-        oda_consensus::frost::threshold(validators),
+        "{} sponsor, {} trainers of which {} cheats, {chain}",
         count(Role::Sponsor),
         count(Role::Trainer),
+        cheats(Role::Trainer),
     ));
     screen.say("starting the Bitcoin chain");
     network.start_chain().await?;

@@ -6,6 +6,7 @@
 //! outcomes what was earned; each equation below puts two of them side by side.
 
 use crate::config::{NetworkFile, Role};
+use crate::demo::federation::FederationSum;
 use crate::demo::phases::RoundPhases;
 use crate::demo::view::{Money, RoundView};
 use crate::rpc::{Credit, EscrowStatus, Model, OutcomeInfo, Payment};
@@ -112,6 +113,8 @@ pub struct Summary {
     pub problems: Vec<String>,
     /// Seconds of each phase.
     pub phases: Vec<RoundPhases>,
+    /// The federation.
+    pub federation: FederationSum,
     /// Seconds from the first round's opening to the last payment's end.
     pub seconds: f64,
 }
@@ -235,6 +238,7 @@ pub fn draw_up(books: &Books, file: &NetworkFile, phases: Vec<RoundPhases>) -> S
         checks,
         problems,
         seconds: phases.iter().flat_map(|p| p.seconds).sum(),
+        federation: FederationSum::default(),
         phases,
     }
 }

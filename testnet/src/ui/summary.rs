@@ -58,6 +58,23 @@ pub(super) fn lines(s: &Summary, p: Paint) -> Vec<String> {
             grouped(t.income_msat)
         ));
     }
+    let honest = || s.trainers.iter().filter(|t| !t.cheat);
+    let (judged, paid): (u64, u64) = (honest().map(|t| t.claims).sum(), honest().map(|t| t.paid_claims).sum());
+    out.push(format!("  honest claims paid: {paid} of {judged}"));
+    let f = &s.federation;
+    if f.rotations > 0 || f.killed.is_some() || !f.evicted.is_empty() {
+        let (n, t) = f.committee;
+        out.push(String::new());
+        out.push(format!(
+            "  {} validators, committees of {n} of which {t} sign; {} took over, one every {} rounds at most",
+            f.validators, f.rotations, f.most_rounds_per_epoch
+        ));
+        if f.decoys != (0, 0) {
+            out.push(format!("  decoys: judged right by members {} times, wrong {} times", f.decoys.0, f.decoys.1));
+        }
+        out.extend(f.evicted.iter().map(|(name, why)| format!("  {name} evicted: {why}")));
+        out.extend(f.killed.iter().map(|name| format!("  {name} killed after the first round, and not replaced")));
+    }
     out.push(String::new());
     out.extend(s.checks.iter().map(|c| check(c, p)));
     out.extend(s.problems.iter().map(|problem| format!("  {} {problem}", p.bad("NO"))));

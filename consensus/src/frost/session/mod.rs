@@ -218,6 +218,11 @@ impl Signer {
         }
     }
 
+    /// The committee it signs in.
+    pub fn group(&self) -> &GroupKey {
+        &self.group
+    }
+
     /// Who leads an attempt of a topic.
     pub fn leader(&self, topic: Digest, attempt: u32) -> Option<NodeId> {
         let mut first = [0; 8];

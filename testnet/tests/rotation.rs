@@ -1,0 +1,141 @@
+//! The federation over real processes (C1, C2, C6): seven validators, committees of four that change every
+//! few blocks, one validator that lies and one that is killed; nodes that were away for epochs, or
+//! have an empty disk; and the chain of keys, from a peer and from a file.
+
+mod common;
+
+use anyhow::{Context, Result, ensure};
+use common::{Story, options, tell};
+use oda_testnet::config::Role;
+use oda_testnet::genesis::Options;
+use oda_testnet::rpc::{Federation, ValidatorStatus};
+use std::process::Command;
+use std::time::Duration;
+use tokio::time::Instant;
+
+fn federation_options() -> Options {
+    Options { validators: 7, committee: 4, epoch_blocks: 30, liars: 1, decoy_percent: 50, ..options("rotation-test") }
+}
+
+impl Story {
+    async fn federation(&mut self) -> Result<Federation> {
+        self.follower.rpc().await?.federation().await
+    }
+
+    /// Waits until that epoch is in charge.
+    async fn epoch(&mut self, epoch: u64) -> Result<Federation> {
+        let deadline = Instant::now() + Duration::from_secs(90);
+        loop {
+            let f = self.federation().await;
+            if let Ok(f) = &f
+                && f.epoch >= epoch
+            {
+                return Ok(f.clone());
+            }
+            ensure!(Instant::now() < deadline, "epoch {epoch} did not come: {f:#?}\n{}", self.logs());
+            let _ = self.follower.look(&self.network).await;
+            self.pass().await?;
+        }
+    }
+
+    fn oda(&self, args: &[&str]) -> Result<(bool, String)> {
+        let out = Command::new(self.network.oda()).args(args).output().context("running oda")?;
+        Ok((out.status.success(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned()))
+    }
+
+    /// C2: the keys from genesis to now, from a peer and offline; nothing forged or missing passes.
+    fn verify_chain(&self, epoch: u64) -> Result<()> {
+        let genesis = self.network.dir().join("genesis.json").display().to_string();
+        let peer = self.network.file().node("validator-0")?.p2p.clone();
+        let file = self.network.dir().join("chain.bin");
+        let path = file.display().to_string();
+        let (ok, said) = self.oda(&["verify-chain", "--genesis", &genesis, "--peer", &peer, "--out", &path])?;
+        ensure!(ok && said.contains("chain holds"), "{said}");
+        let offline = ["verify-chain", "--genesis", &genesis, "--file", &path, "--json"];
+        let (ok, said) = self.oda(&offline)?;
+        let told: serde_json::Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+        ensure!(ok && told["epoch"].as_u64().is_some_and(|e| e >= epoch), "{said}");
+        ensure!(told["checkpoint"].is_object(), "no attested block: {said}");
+        let good = std::fs::read(&file)?;
+        let first = 4 + u32::from_le_bytes(good[..4].try_into()?) as usize;
+        let mut forged = good.clone();
+        forged[first / 2] ^= 1;
+        for (what, bytes) in [
+            ("forged", forged),
+            ("missing its first link", good[first..].to_vec()),
+            ("cut", good[..good.len() - 3].to_vec()),
+            ("doubled", [&good[..first], &good].concat()),
+        ] {
+            std::fs::write(&file, bytes)?;
+            let (ok, said) = self.oda(&offline)?;
+            ensure!(!ok, "a chain file that is {what} was believed: {said}");
+        }
+        Ok(())
+    }
+}
+
+async fn play(story: &mut Story) -> Result<()> {
+    let liars: Vec<_> = story.network.file().of(Role::Validator).filter(|n| n.cheat).map(|n| n.node).collect();
+    story.network.start("observer-0")?;
+    story.network.wait_ready("observer-0").await?;
+    story.rounds_over(1).await?;
+    let away_since = story.tip("observer-0").await?.0;
+    story.network.stop("observer-0").await?;
+
+    // kill a member of the committee in charge, while the liar does not sit in it
+    let mut f = story.federation().await?;
+    while f.members.iter().any(|m| liars.contains(m)) {
+        f = story.epoch(f.epoch + 1).await?;
+    }
+    let victim = f
+        .members
+        .iter()
+        .find_map(|m| story.network.file().nodes.iter().find(|n| n.node == *m && n.name != "validator-0").cloned());
+    let victim = victim.context("nobody to kill")?;
+    story.network.kill9(&victim.name).await?;
+
+    let now = f.epoch;
+    let f = story.epoch(now + 3).await.context("rotation with one killed and one lying")?;
+    ensure!(!f.members.contains(&victim.node), "a dead validator cannot have a key of epoch {}", f.epoch);
+    let over = story.follower.over().len();
+    story.rounds_over(over + 1).await?;
+    let f = story.federation().await?;
+    for v in &f.validators {
+        match &v.status {
+            ValidatorStatus::Evicted(_) => ensure!(liars.contains(&v.node), "an honest validator was evicted: {v:?}"),
+            _ => ensure!(v.record.false_scores == 0, "{v:?}"),
+        }
+    }
+    let summary = story.balanced().await?;
+    for t in summary.trainers.iter().filter(|t| !t.cheat) {
+        ensure!(t.claims > 0 && t.paid_claims == t.claims, "an honest claim was not paid: {t:?}");
+    }
+    story.verify_chain(f.epoch)?;
+
+    // away for epochs, and with nothing at all, a node catches up from any honest peer
+    story.network.start("observer-0")?;
+    story.network.wait_ready("observer-0").await?;
+    let height = story.tip("validator-0").await?.0;
+    ensure!(height > away_since + 60, "it was away for less than two epochs");
+    story.height("observer-0", height).await.context("a node that was away for epochs")?;
+    story.same_ledger("observer-0", "validator-0").await?;
+    story.network.stop("observer-0").await?;
+    std::fs::remove_dir_all(story.network.datadir("observer-0").join("ledger"))?;
+    story.network.start("observer-0")?;
+    story.network.wait_ready("observer-0").await?;
+    story.height("observer-0", height).await.context("a node with an empty disk")?;
+    story.same_ledger("observer-0", "validator-0").await?;
+    story.network.rpc("observer-0")?.verify_ledger().await?;
+
+    // the killed validator comes back, catches up, and may be drawn again
+    story.network.start(&victim.name)?;
+    story.network.wait_ready(&victim.name).await?;
+    let height = story.tip("validator-0").await?.0;
+    story.height(&victim.name, height).await.context("the killed validator")?;
+    Ok(())
+}
+
+#[test] // C1, C2, C4, C6, L1, R4
+fn a_federation_rotates_with_one_killed_and_one_lying() {
+    tell(federation_options(), async |story: &mut Story| play(story).await);
+}
