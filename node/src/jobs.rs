@@ -160,21 +160,26 @@ pub async fn replay(input: ReplayInput) -> Result<Judged> {
     let ReplayInput { job, blobs, providers } = input;
     let data = model_data(job.model, &job.manifest, &blobs, &providers, None).await?;
     let parent = obtain(&blobs, job.parent, &providers, DATA_TIMEOUT, None).await.context("fetching the head")?;
-    let mut claims: Vec<(ClaimId, NodeId, Submitted)> = Vec::new();
-    for (claim, trainer, delta) in &job.claims {
-        let submitted = match delta {
-            None => Submitted::NotRevealed,
-            Some(blob) if blob.len > job.manifest.judging.max_delta_bytes => Submitted::Refused(Refusal::Oversize),
-            Some(blob) => match obtain(&blobs, *blob, &providers, DELTA_TIMEOUT, None).await {
-                Ok(bytes) => Submitted::Bytes(bytes),
-                Err(error) => {
-                    tracing::info!(claim = %claim.short(), error = format!("{error:#}"), "delta not served");
-                    Submitted::Refused(Refusal::NotServed)
-                }
-            },
-        };
-        claims.push((*claim, *trainer, submitted));
-    }
+    // all at once: one that is not served must not make the others wait (R3)
+    let max_bytes = job.manifest.judging.max_delta_bytes;
+    let fetches = job.claims.iter().map(|(claim, trainer, delta)| {
+        let (blobs, providers) = (&blobs, &providers);
+        async move {
+            let submitted = match delta {
+                None => Submitted::NotRevealed,
+                Some(blob) if blob.len > max_bytes => Submitted::Refused(Refusal::Oversize),
+                Some(blob) => match obtain(blobs, *blob, providers, DELTA_TIMEOUT, None).await {
+                    Ok(bytes) => Submitted::Bytes(bytes),
+                    Err(error) => {
+                        tracing::info!(claim = %claim.short(), error = format!("{error:#}"), "delta not served");
+                        Submitted::Refused(Refusal::NotServed)
+                    }
+                },
+            };
+            (*claim, *trainer, submitted)
+        }
+    });
+    let mut claims: Vec<(ClaimId, NodeId, Submitted)> = futures::future::join_all(fetches).await;
     claims.sort_by_key(|(claim, ..)| *claim);
     let (model, round, sealed, attempt) = (job.model, job.round, job.sealed, job.attempt);
     let (names, submitted): (Vec<_>, Vec<_>) =

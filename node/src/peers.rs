@@ -60,6 +60,15 @@ impl PeerBook {
     }
 }
 
+impl PeerBook {
+    /// Blob addresses: the preferred nodes first, then those full nodes of a list.
+    pub fn providers_among(&self, preferred: &[NodeId], full: &[NodeId]) -> Vec<BlobAddr> {
+        let rest = full.iter().filter(|n| !preferred.contains(n)).filter_map(|n| self.get(*n));
+        let first = preferred.iter().filter_map(|n| self.get(*n));
+        first.chain(rest.filter(|r| r.role == Role::Full)).filter_map(blob_addr).collect()
+    }
+}
+
 fn blob_addr(record: &PeerRecord) -> Option<BlobAddr> {
     let sockets: Vec<_> = record.blobs.iter().filter_map(|s| s.parse().ok()).collect();
     (!sockets.is_empty()).then_some(BlobAddr { node: record.node, sockets })
@@ -88,5 +97,8 @@ mod tests {
         assert_eq!(book.insert(SignedPeerRecord::new(record(a.id(), 4), &a, chain), 10), Some(false));
         assert_eq!(book.insert(SignedPeerRecord::new(record(a.id(), 500_000), &a, chain), 10), None);
         assert_eq!(book.providers(&[]).len(), 1);
+        assert_eq!(book.providers_among(&[], &[b.id()]).len(), 0);
+        assert_eq!(book.providers_among(&[], &[a.id()]).len(), 1);
+        assert_eq!(book.providers_among(&[a.id()], &[a.id()]).len(), 1);
     }
 }

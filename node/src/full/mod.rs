@@ -8,6 +8,7 @@ mod bft_host;
 mod misbehave;
 mod requests;
 mod roles;
+mod said;
 mod shared;
 mod timers;
 
@@ -26,15 +27,17 @@ use anyhow::{Context, Result};
 use oda_consensus::bft::{Bft, BftInput, TimeoutToken};
 use oda_consensus::codec;
 use oda_consensus::engine::validator::{ScoreRecord, Validator, ValidatorInput};
+use oda_consensus::evidence::Evidence;
 use oda_consensus::frost::{SignInput, Signer};
 use oda_consensus::ids::{ChainId, NodeId};
 use oda_consensus::keys::NodeKey;
-use oda_consensus::state::{Entry, State};
-use oda_consensus::tx::{SignedTx, Tx};
+use oda_consensus::state::{Entry, State, TxError, ValidatorStatus};
+use oda_consensus::tx::{DkgStep, SignedTx, Tx};
 use oda_consensus::wire::{DecidedBlock, PeerRecord, Request, Response, Role, SignedPeerRecord};
 use oda_storage::{Blobs, LedgerStore, RecordStore, RocksLedger, RocksRecords};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
+use said::Said;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -133,6 +136,10 @@ pub(crate) struct Core {
     events: mpsc::Sender<CoreEvent>,
     record: SignedPeerRecord,
     syncing_from: Option<(NodeId, Instant)>,
+    /// Blocks come in bulk: duties wait for the last of them.
+    catching_up: bool,
+    /// What may be said only once, as first heard: by signer and slot (C6).
+    said: Said,
 }
 
 /// A running full node.
@@ -219,6 +226,8 @@ impl FullNode {
             events,
             record,
             syncing_from: None,
+            catching_up: false,
+            said: Said::default(),
         };
         core.book.insert(core.record.clone(), now_ms());
         core.start_height()?;
@@ -412,7 +421,9 @@ impl Core {
                 Err(_) => Ok(Verdict::Reject),
                 Ok(tx) if !tx.is_authentic(self.chain) => Ok(Verdict::Reject),
                 Ok(tx) => {
+                    let watched = tx.clone();
                     let taken = self.mempool.add(&self.shared.state(), tx).is_ok();
+                    self.watch(watched);
                     Ok(if taken { Verdict::Accept } else { Verdict::Ignore })
                 }
             },
@@ -493,23 +504,48 @@ impl Core {
                     return Ok(());
                 }
                 self.syncing_from = None;
+                self.catching_up = true; // duties of rounds long over are nobody's
                 let full = blocks.len() >= oda_consensus::wire::MAX_BLOCKS as usize;
                 for decided in blocks {
                     if let Err(error) = self.take_decided(decided) {
                         tracing::warn!(peer = %peer.short(), %error, "peer sent a bad block; banned for a minute");
                         self.net.ban(peer, std::time::Duration::from_secs(60));
-                        return Ok(());
+                        self.catching_up = false;
+                        return self.state_changed();
                     }
                 }
+                self.catching_up = full;
                 if full {
                     self.syncing_from = Some((peer, Instant::now()));
                     let from = self.shared.state().tip().height + 1;
                     self.ask(peer, Request::Blocks { from, max: oda_consensus::wire::MAX_BLOCKS });
+                } else {
+                    return self.state_changed();
                 }
             }
             _ => {}
         }
         Ok(())
+    }
+
+    /// Looks at an authentic transaction for what its signer may not sign (C6), and says so on the ledger.
+    fn watch(&mut self, tx: SignedTx) {
+        let evidence = {
+            let state = self.shared.state();
+            let active = state.validator(tx.signer).is_some_and(|v| v.status == ValidatorStatus::Active);
+            if !active || tx.signer == self.me {
+                return;
+            }
+            let evidence = self.said.hear(&tx).or_else(|| {
+                let deal = matches!(&tx.tx, Tx::Dkg(m) if matches!(m.step, DkgStep::Deal(_)));
+                deal.then(|| Evidence::BadDeal(codec::encode(&tx)))
+            });
+            evidence.filter(|e| e.fits() && e.culprit(&state).is_some())
+        };
+        if let Some(evidence) = evidence {
+            tracing::warn!(validator = %tx.signer.short(), kind = tx.kind(), "convicted");
+            self.submit(Tx::Evidence(evidence));
+        }
     }
 
     /// Signs and submits a transaction of this node.
@@ -524,11 +560,16 @@ impl Core {
     /// Takes a transaction into the mempool and tells the network.
     pub(super) fn submit_signed(&mut self, tx: SignedTx) -> Result<(), crate::mempool::MempoolError> {
         let bytes = codec::encode(&tx);
+        let watched = tx.clone();
         let added = {
             let shared = self.shared.clone();
             let state = shared.state();
-            self.mempool.add(&state, tx)?
+            self.mempool.add(&state, tx)
         };
+        if !matches!(added, Err(crate::mempool::MempoolError::Invalid(TxError::BadSignature))) {
+            self.watch(watched);
+        }
+        let added = added?;
         if added {
             self.net.publish(Topic::Tx, bytes);
         }

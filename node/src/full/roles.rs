@@ -21,6 +21,9 @@ const APPLY_BLOCKS: u64 = 8;
 impl Core {
     /// After every applied block, and once at the start.
     pub(super) fn state_changed(&mut self) -> Result<()> {
+        if self.catching_up {
+            return Ok(());
+        }
         self.drive_validator(ValidatorInput::StateChanged)?;
         self.vote_on_membership()?;
         self.drive_sponsor(SponsorInput::StateChanged)?;
@@ -115,9 +118,9 @@ impl Core {
                 self.tell(epoch, CommitteeMessage::Partial(input, partial));
             }
             ValidatorEffect::Judge(job) => {
-                let mut preferred: Vec<NodeId> = job.claims.iter().map(|(_, trainer, _)| *trainer).collect();
-                preferred.extend(self.shared.state().all_validators().map(|v| v.node));
-                self.judges.start(*job, self.book.providers(&preferred));
+                let trainers: Vec<NodeId> = job.claims.iter().map(|(_, trainer, _)| *trainer).collect();
+                // a node that is down would cost every blob its time-out
+                self.judges.start(*job, self.book.providers_among(&trainers, &self.net.connected()));
             }
             ValidatorEffect::Submit(tx) => self.submit(tx),
             ValidatorEffect::Blame { node, why } => tracing::warn!(member = %node.short(), why, "duty disturbed"),

@@ -14,10 +14,11 @@ use crate::outcome::samples_input;
 use crate::state::State;
 use crate::tx::Tx;
 use rand_core::{CryptoRng, RngCore};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-/// Shares kept that are not due here yet: a member may be a block ahead.
-const MAX_EARLY: usize = 1024;
+/// Shares kept of one member that are not due here: it may be a block ahead. Its oldest makes room, so a
+/// flood crowds out only its sender's.
+const MAX_EARLY: usize = 32;
 
 #[derive(Default)]
 struct Duty {
@@ -29,7 +30,8 @@ struct Duty {
 #[derive(Default)]
 pub(super) struct Beacons {
     duties: BTreeMap<(u64, Digest), Duty>,
-    early: BTreeMap<(u64, Digest, u16), Partial>,
+    /// By epoch and member.
+    early: BTreeMap<(u64, u16), VecDeque<(Digest, Partial)>>,
 }
 
 /// Why a beacon is due.
@@ -65,9 +67,11 @@ impl Beacons {
         if place != Some(usize::from(partial.index)) {
             return;
         }
-        let key = (epoch, name(&input), partial.index);
-        if self.early.len() < MAX_EARLY || self.early.contains_key(&key) {
-            self.early.insert(key, partial);
+        let (name, early) = (name(&input), self.early.entry((epoch, partial.index)).or_default());
+        early.retain(|(known, _)| *known != name);
+        early.push_back((name, partial));
+        if early.len() > MAX_EARLY {
+            early.pop_front();
         }
     }
 
@@ -87,14 +91,13 @@ impl Beacons {
                 duty.good.insert(seat.index, partial.clone());
                 out.push(ValidatorEffect::Tell(epoch, input.clone(), partial));
             }
-            let arrived: Vec<_> =
-                self.early.range((key.0, key.1, 0)..=(key.0, key.1, u16::MAX)).map(|(k, _)| *k).collect();
-            for k in arrived {
-                if let Some(partial) = self.early.remove(&k)
-                    && !duty.good.contains_key(&k.2)
+            for ((_, member), early) in self.early.range_mut((key.0, 0)..=(key.0, u16::MAX)) {
+                let Some(at) = early.iter().position(|(name, _)| *name == key.1) else { continue };
+                if let Some((_, partial)) = early.remove(at)
+                    && !duty.good.contains_key(member)
                     && committee.beacon.verify_partial(&input, &partial)
                 {
-                    duty.good.insert(k.2, partial);
+                    duty.good.insert(*member, partial);
                 }
             }
             let n = committee.group.members().len() as u64;

@@ -57,8 +57,9 @@ impl Epochs {
         {
             if !self.seeds.contains_key(&dkg.epoch) {
                 self.ask(dkg.epoch, dkg.phase == DkgPhase::Deal, out);
-            } else if let Some(step) = self.step(state, dkg, index) {
-                self.say(state, dkg, step, out);
+            } else {
+                let steps = self.steps(state, dkg, index);
+                steps.into_iter().for_each(|step| self.say(state, dkg, step, out));
             }
         }
         self.forget(state, out);
@@ -72,6 +73,13 @@ impl Epochs {
 
     /// Computes the shares of the committees this node sits in, the coming one included.
     fn take_seats(&mut self, me: NodeId, state: &State, out: &mut Effects) {
+        // the key generation was repeated without this node: its share is of nobody's key
+        let lost = |e: u64| state.epoch_state(e).is_some_and(|known| known.group.index_of(me).is_none());
+        let over: Vec<u64> = self.seats.keys().copied().filter(|e| lost(*e)).collect();
+        for epoch in over {
+            self.seats.remove(&epoch);
+            out.push(ValidatorEffect::Unseat(epoch));
+        }
         let now = state.current().number;
         let known = (now.saturating_sub(USEFUL_EPOCHS)..=now).filter_map(|e| state.epoch_state(e));
         for epoch in known.chain(state.coming()) {
@@ -104,10 +112,29 @@ impl Epochs {
         }
     }
 
-    /// What this member has to say in the running key generation.
+    /// What this member has to say in the running key generation: one step, or all answers to complaints at
+    /// once, since there may be more of them than blocks to answer in.
+    fn steps(&self, state: &State, dkg: &DkgState, index: usize) -> Vec<DkgStep> {
+        if dkg.phase == DkgPhase::Open {
+            return self.openings(state, dkg, index).unwrap_or_default();
+        }
+        self.step(state, dkg, index).into_iter().collect()
+    }
+
+    fn openings(&self, state: &State, dkg: &DkgState, index: usize) -> Option<Vec<DkgStep>> {
+        let (me, place) = (*dkg.members.get(index)?, u16::try_from(index).ok()?);
+        let dealing = state.dealing(dkg.epoch, dkg.attempt, me)?;
+        let open = |r: &u16| dealing.opened.iter().all(|(done, _)| done != r);
+        let asked = dkg.complaints.iter().filter(|(_, dealer)| *dealer == place).map(|(r, _)| *r).filter(open);
+        let asked: Vec<u16> = asked.collect();
+        let (seed, transcript) = (self.seeds.get(&dkg.epoch)?, state.transcript(dkg.epoch, dkg.attempt, &dkg.members)?);
+        let answer = |r: u16| Some(DkgStep::Open(r, transcript.open_for(seed, index, usize::from(r)).ok()?));
+        Some(asked.into_iter().filter_map(answer).collect())
+    }
+
     fn step(&self, state: &State, dkg: &DkgState, index: usize) -> Option<DkgStep> {
         let me = *dkg.members.get(index)?;
-        if dkg.phase != DkgPhase::Open && dkg.done.contains(&me) {
+        if dkg.done.contains(&me) {
             return None;
         }
         let seed = self.seeds.get(&dkg.epoch)?;
@@ -120,17 +147,7 @@ impl Epochs {
                 transcript()?.deal_round2(seed, index, &keys).ok().map(DkgStep::Share)
             }
             DkgPhase::Confirm => Some(DkgStep::Confirm(transcript()?.bad_dealers(index, &self.encryption))),
-            DkgPhase::Open => {
-                let place = u16::try_from(index).ok()?;
-                let opened = |r: u16| {
-                    let dealing = state.dealing(dkg.epoch, dkg.attempt, me);
-                    dealing.is_some_and(|d| d.opened.iter().any(|(done, _)| *done == r))
-                };
-                let (recipient, _) = dkg.complaints.iter().find(|(r, d)| *d == place && !opened(*r))?;
-                let shares = transcript()?.open_for(seed, index, usize::from(*recipient)).ok()?;
-                Some(DkgStep::Open(*recipient, shares))
-            }
-            DkgPhase::Done | DkgPhase::Failed => None,
+            DkgPhase::Open | DkgPhase::Done | DkgPhase::Failed => None,
         }
     }
 

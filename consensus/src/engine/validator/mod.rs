@@ -225,7 +225,8 @@ impl Validator {
             self.open.iter().filter(|(t, o)| due.get(*t) != Some(*o)).map(|(t, o)| (*t, o.0)).collect();
         for (topic, epoch) in stale {
             self.open.remove(&topic);
-            if !due.contains_key(&topic) {
+            // also when another committee signs it now
+            if due.get(&topic).is_none_or(|(now, _)| *now != epoch) {
                 self.reviews.remove(&topic);
                 out.push(ValidatorEffect::Sign(epoch, SignInput::Close { topic }));
             }

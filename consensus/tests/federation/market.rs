@@ -1,0 +1,197 @@
+//! Trainers and a sponsor that want their models trained, and the replay all honest validators agree on.
+
+use oda_consensus::engine::validator::{JudgeJob, Judged};
+use oda_consensus::frost::deal_preimage;
+use oda_consensus::ids::{BlobHash, BlobRef, ClaimId, Digest, ModelId, NodeId};
+use oda_consensus::keys::NodeKey;
+use oda_consensus::manifest::*;
+use oda_consensus::outcome::{HeadScores, TestReport};
+use oda_consensus::score::{ClaimScores, Measurement, Paired};
+use oda_consensus::state::{EscrowStatus, State};
+use oda_consensus::tx::{self, Commit, Fund, Lock, Reveal, SignedTx, Tx};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+use std::collections::BTreeMap;
+
+/// Two honest trainers, and one that delivers noise.
+const HONEST: u8 = 2;
+const TRAINERS: u8 = 3;
+const PER_CLAIM_MSAT: u64 = 1_000;
+
+pub struct Market {
+    manifests: Vec<Manifest>,
+    sponsor: NodeKey,
+    trainers: Vec<NodeKey>,
+    /// The sponsor's deals, by claim, with the epoch they are for.
+    locks: BTreeMap<ClaimId, (u64, SignedTx)>,
+    rng: ChaCha20Rng,
+    /// No new round is begun any more.
+    pub closing: bool,
+}
+
+fn manifest(name: String) -> Manifest {
+    let blob = |n: u8, len| BlobRef { hash: BlobHash([n; 32]), len };
+    let split = |n, samples| Split { images: blob(n, 1000), labels: blob(n + 1, 100), samples };
+    Manifest {
+        name,
+        architecture: Architecture::Mlp { inputs: 4, hidden: vec![3], classes: 2 },
+        objective: Objective::CrossEntropy,
+        data: DataSet { train: split(1, 512), eval: split(3, 512), test: split(5, 64) },
+        initial_head: blob(9, 400),
+        work_mode: WorkMode::Assigned,
+        training: Training {
+            inner_steps: 10,
+            batch: 16,
+            lr_micro: 1000,
+            weight_decay_micro: 0,
+            chunk: 64,
+            keep_per_chunk: 8,
+            outer_lr_milli: 1000,
+        },
+        judging: Judging {
+            shard_samples: 64,
+            gate_samples: 128,
+            confirm_samples: 128,
+            assigned_z_milli: 3000,
+            harm_z_milli: 2330,
+            adopt_z_milli: 2330,
+            probe_divisor: 8,
+            norm_cap_milli: 10_000,
+            min_gain_unat: 1,
+            max_delta_bytes: 10_000,
+            max_claims: 16,
+        },
+        timing: Timing { commit_blocks: 3, linger_blocks: 2, reveal_blocks: 6 },
+    }
+}
+
+impl Market {
+    pub fn new(seed: u64, models: usize) -> Self {
+        Self {
+            manifests: (0..models).map(|i| manifest(format!("model {i}"))).collect(),
+            sponsor: NodeKey::from_secret(&[100; 32]),
+            trainers: (0..TRAINERS).map(|i| NodeKey::from_secret(&[110 + i; 32])).collect(),
+            locks: BTreeMap::new(),
+            rng: ChaCha20Rng::seed_from_u64(seed),
+            closing: false,
+        }
+    }
+
+    pub fn sponsor(&self) -> &NodeKey {
+        &self.sponsor
+    }
+
+    pub fn models(&self) -> impl Iterator<Item = ModelId> + '_ {
+        self.manifests.iter().map(Manifest::id)
+    }
+
+    /// What is due on the ledger and not on it yet. Said again until it is.
+    pub fn act(&mut self, state: &State) -> Vec<SignedTx> {
+        let mut out = Vec::new();
+        let next = state.tip().height + 1;
+        for manifest in self.manifests.clone() {
+            let (model, timing) = (manifest.id(), manifest.timing);
+            let sign = |tx, key: &NodeKey| SignedTx::new(tx, key, state.chain());
+            let Some(known) = state.model(model) else {
+                out.push(sign(Tx::AddModel(manifest), &self.sponsor));
+                continue;
+            };
+            let Some(round) = &known.round else {
+                let fund = Fund { model, per_claim_msat: PER_CLAIM_MSAT, budget_msat: 1_000_000_000 };
+                out.push(sign(Tx::Fund(fund), &self.sponsor));
+                continue;
+            };
+            if round.sealed.is_some() || (self.closing && round.claims.is_empty()) {
+                continue;
+            }
+            let parent = known.head.weights.hash;
+            for (i, trainer) in self.trainers.iter().enumerate() {
+                let claim = tx::claim_id(model, round.number, trainer.id());
+                let mut hash = [i as u8 + 1; 32];
+                hash[..8].copy_from_slice(&round.number.to_le_bytes());
+                let delta = BlobRef { hash: BlobHash(hash), len: 100 };
+                let reveal = Reveal { claim, delta, stated_gain_unat: 7, salt: Digest([3; 32]) };
+                let closed = round.commits_close(&timing).is_some_and(|close| next > close);
+                match state.claim(claim) {
+                    None if !closed => {
+                        let (number, salt) = (round.number, reveal.salt);
+                        let commitment = tx::commitment(trainer.id(), model, number, parent, delta, 7, salt);
+                        out.push(sign(Tx::Commit(Commit { model, round: number, parent, commitment }), trainer));
+                    }
+                    Some(c) if c.escrow.is_none() => {
+                        let epoch = state.current().number;
+                        if self.locks.get(&claim).is_none_or(|(dealt, _)| *dealt != epoch) {
+                            let group = state.group();
+                            let keys = state.encryption_keys(group.members()).unwrap();
+                            let context = tx::claim_escrow(claim).0;
+                            let (_, payment_hash, deal) =
+                                deal_preimage(&keys, group.threshold(), &context, &mut self.rng).unwrap();
+                            let lock = Lock { claim, amount_msat: PER_CLAIM_MSAT, payment_hash, epoch, deal };
+                            self.locks.insert(claim, (epoch, sign(Tx::Lock(lock), &self.sponsor)));
+                        }
+                        out.push(self.locks[&claim].1.clone());
+                    }
+                    Some(c) if c.reveal.is_none() && closed => out.push(sign(Tx::Reveal(reveal), trainer)),
+                    _ => {}
+                }
+            }
+        }
+        out
+    }
+
+    /// What a validator's replay measures. A sum may fall on the other side of a rounding edge (S2).
+    pub fn replay(&self, job: &JudgeJob, validator: usize) -> Judged {
+        let honest = |t: &NodeId| self.trainers.iter().take(HONEST.into()).any(|k| k.id() == *t);
+        let mut accepted = false;
+        let measured = job.claims.iter().map(|(claim, trainer, delta)| {
+            let measurement = match delta {
+                None => Measurement::NotRevealed,
+                Some(_) => {
+                    accepted |= honest(trainer);
+                    let mut s = scores(if honest(trainer) { 60_000 } else { 0 });
+                    s.gate.sum_unat += ((job.round + validator as u64) % 3 == 0) as i64;
+                    Measurement::Scored(s)
+                }
+            };
+            (*claim, *trainer, measurement)
+        });
+        let measured: Vec<_> = measured.collect();
+        let hash = blake3::hash(&[job.sealed.0, job.parent.hash.0].concat());
+        let candidate = BlobRef { hash: BlobHash(*hash.as_bytes()), len: 400 };
+        let test = |correct| TestReport { n: 64, loss_sum_unat: 64_000_000, correct };
+        let confirm = paired(128, 10_000);
+        let head = HeadScores { candidate, confirm, parent_test: test(10), candidate_test: test(20) };
+        let (model, round, sealed, attempt) = (job.model, job.round, job.sealed, job.attempt);
+        Judged { model, round, sealed, attempt, measured, head: accepted.then_some(head) }
+    }
+
+    /// Every claim of a finished round has its verdict, and its payment is on its way or comes back.
+    /// Returns how many are paid.
+    pub fn assert_all_settled(&self, state: &State) -> usize {
+        let mut paid = 0;
+        for claim in state.claims() {
+            let round = state.model(claim.model).unwrap().round.as_ref().unwrap().number;
+            if claim.round == round {
+                continue;
+            }
+            let (judged, _) = claim.judged.as_ref().unwrap_or_else(|| panic!("a claim of round {round} was lost"));
+            let honest = self.trainers.iter().take(HONEST.into()).any(|k| k.id() == claim.trainer);
+            assert!(claim.reveal.is_some(), "round {}: no reveal on the ledger", claim.round);
+            let escrow = state.escrow(claim.escrow.expect("locked")).unwrap();
+            let wanted = if honest { EscrowStatus::Releasing } else { EscrowStatus::Refunding };
+            assert_eq!(escrow.status, wanted, "round {} {:?}", claim.round, judged.verdict);
+            paid += usize::from(honest);
+        }
+        paid
+    }
+}
+
+fn paired(n: u32, mean: i64) -> Paired {
+    let before = vec![3_000_000; n as usize];
+    let after: Vec<i64> = (0..n).map(|i| 3_000_000 - mean - if i % 2 == 0 { 2_000 } else { -2_000 }).collect();
+    Paired::of(&before, &after).unwrap()
+}
+
+fn scores(shard_gain: i64) -> ClaimScores {
+    ClaimScores { shard: paired(64, shard_gain), gate: paired(128, 0), probe: paired(128, 100) }
+}
