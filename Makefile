@@ -17,10 +17,11 @@ CHAIN ?= embedded
 FEDERATION = --validators 7 --committee 4 --epoch-blocks 40 --liars 1 --kill --decoy-percent 30
 DEMO_FLAGS = $(FEDERATION) --rounds $(ROUNDS) --chain $(CHAIN) $(if $(KEEP),--keep) $(ARGS)
 
-.PHONY: help setup bitcoind build demo test lint env
+.PHONY: help setup bitcoind build demo test bench lint env
 help:
 	@echo 'make demo [KEEP=1] [ROUNDS=5] [CHAIN=bitcoind] [ARGS=--json]   run a real network on this machine'
 	@echo 'make test                                                      run every test'
+	@echo 'make bench [ARGS=--quick]                                        measure consensus; tables in Markdown'
 	@echo 'make setup | build | lint | env                                the steps alone'
 
 setup:
@@ -41,6 +42,12 @@ test: build
 	@exe=$${BITCOIND_EXE:-$(ODA_CACHE)/bitcoind/bin/bitcoind}; \
 	  if [ -x "$$exe" ]; then export BITCOIND_EXE="$$exe"; else unset BITCOIND_EXE; fi; \
 	  $(CARGO) test --release --locked --workspace
+
+bench: build
+	@$(CARGO) bench --locked --workspace --bench consensus
+	@$(CARGO_TARGET_DIR)/release/testnet bench $(ARGS)
+	@$(CARGO_TARGET_DIR)/release/simnet beacon-bias --trials 1000
+	@echo 'Repeat: make bench   one part: cargo bench --workspace --bench consensus -- FILTER, testnet bench --only PART'
 
 lint: setup
 	@$(CARGO) fmt --all --check

@@ -6,7 +6,7 @@
 
 use crate::beacon::{BeaconInput, BeaconKey, Purpose};
 use crate::codec;
-use crate::frost::{EncryptionKey, GroupKey, GroupSignature};
+use crate::frost::{CommitteeKey, EncryptionKey, GroupKey, GroupSignature};
 use crate::genesis::{Genesis, GenesisError};
 use crate::ids::{Beacon, BlockHash, ChainId, Digest, NodeId};
 use crate::outcome::{Attestation, Statement};
@@ -43,12 +43,21 @@ impl Default for Federation {
 pub struct Handover {
     /// The next epoch.
     pub epoch: u64,
-    /// Its signing key, with its members.
-    pub group: GroupKey,
-    /// Its beacon key.
-    pub beacon: BeaconKey,
+    /// Its members and their common key.
+    pub committee: CommitteeKey,
+    /// Hash over the whole signing key and the beacon key: who only follows the chain need not read those.
+    pub keys: Digest,
 }
-record!(Handover, b"hndo", 32 << 10);
+
+impl Handover {
+    /// The handover to these keys.
+    pub fn new(epoch: u64, group: &GroupKey, beacon: &BeaconKey) -> Self {
+        let mut h = blake3::Hasher::new_derive_key("oda 2026 keys of an epoch");
+        h.update(&codec::hash(group)).update(&codec::hash(beacon));
+        Self { epoch, committee: group.committee(), keys: Digest(*h.finalize().as_bytes()) }
+    }
+}
+record!(Handover, b"hndo", 3 << 10);
 
 /// A handover with the signature of the committee before.
 #[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
@@ -58,7 +67,7 @@ pub struct HandoverLink {
     /// Signed by the epoch before.
     pub signature: GroupSignature,
 }
-record!(HandoverLink, b"hndl", 33 << 10);
+record!(HandoverLink, b"hndl", 4 << 10, |value| codec::within(&value.handover));
 
 /// A block with the state after it, attested every `checkpoint_blocks`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize, Deserialize)]
@@ -144,7 +153,7 @@ pub enum ChainError {
 pub struct EpochChain {
     chain: ChainId,
     epoch: u64,
-    groups: BTreeMap<u64, GroupKey>,
+    groups: BTreeMap<u64, CommitteeKey>,
 }
 
 /// Keys of so many epochs are kept: those that may still attest, release or be asked about.
@@ -157,7 +166,7 @@ impl EpochChain {
     /// If the genesis is not valid.
     pub fn new(genesis: &Genesis) -> Result<Self, GenesisError> {
         let (group, _) = genesis.keys()?;
-        Ok(Self { chain: genesis.chain(), epoch: 0, groups: BTreeMap::from([(0, group)]) })
+        Ok(Self { chain: genesis.chain(), epoch: 0, groups: BTreeMap::from([(0, group.committee())]) })
     }
 
     /// The newest epoch whose keys are known.
@@ -171,12 +180,12 @@ impl EpochChain {
     }
 
     /// The signing key of an epoch; only the newest 64 are kept.
-    pub fn group(&self, epoch: u64) -> Option<&GroupKey> {
+    pub fn group(&self, epoch: u64) -> Option<&CommitteeKey> {
         self.groups.get(&epoch)
     }
 
     /// The newest signing key.
-    pub fn newest(&self) -> Option<&GroupKey> {
+    pub fn newest(&self) -> Option<&CommitteeKey> {
         self.groups.get(&self.epoch)
     }
 
@@ -191,10 +200,10 @@ impl EpochChain {
             return Err(refused);
         }
         let epoch = handover.epoch;
-        let group = handover.group.clone();
+        let group = handover.committee.clone();
         let message = Attestation { chain: self.chain, statement: Statement::Handover(handover) };
         let signed = self.newest().is_some_and(|g| g.verify(&codec::encode(&message), &signature));
-        if !signed {
+        if !signed || !group.is_sound() {
             return Err(ChainError::Forged(epoch));
         }
         self.epoch = epoch;

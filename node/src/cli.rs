@@ -8,6 +8,7 @@ use crate::{lite, query, rpc, verify, verify_chain};
 use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use oda_consensus::ids::{ClaimId, ModelId};
+use oda_consensus::tx::{SignedTx, Tx};
 use oda_storage::{LedgerStore, RocksLedger};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -57,6 +58,14 @@ enum Command {
     VerifyChain(verify_chain::VerifyChainArgs),
     /// Validators with their service record, committees, and the running key generation.
     Federation(RpcArgs),
+    /// End a validator's service; its seat is filled once the next committee has its key.
+    Leave {
+        /// Data directory of the validator.
+        #[arg(long, env = "ODA_DATADIR")]
+        datadir: PathBuf,
+        #[command(flatten)]
+        rpc: RpcArgs,
+    },
     /// The Lightning wallet of a running sponsor.
     Wallet(RpcArgs),
     /// Status of a running full node.
@@ -210,6 +219,11 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Verify(args) => verify::run(args, json, stop_signal()?).await,
         Command::VerifyChain(args) => verify_chain::run(args, json, stop_signal()?).await,
         Command::Federation(r) => query::federation(&r.rpc, json).await,
+        Command::Leave { datadir, rpc } => {
+            let chain = Config::load(&datadir)?.genesis(&datadir)?.chain();
+            let tx = SignedTx::new(Tx::Leave, &Identity::load(&datadir)?.key, chain);
+            query::submit(&rpc.rpc, &tx, json).await
+        }
         Command::Wallet(r) => query::wallet(&r.rpc, json).await,
         Command::Status(r) => query::status(&r.rpc, json).await,
         Command::Peers(r) => query::peers(&r.rpc, json).await,

@@ -80,6 +80,11 @@ impl Mempool {
         }
     }
 
+    /// Whether this very transaction, signature and all, waits here; then its signature is good.
+    pub fn contains(&self, tx: &SignedTx) -> bool {
+        self.txs.contains_key(&tx.id())
+    }
+
     /// Number waiting.
     pub fn len(&self) -> usize {
         self.txs.len()
@@ -88,5 +93,29 @@ impl Mempool {
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
         self.txs.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oda_consensus::fuzzing::{sample_genesis, validator};
+    use oda_consensus::ids::Signature;
+    use oda_consensus::tx::Tx;
+
+    #[test] // a block is spared only the signature checks that were made here
+    fn only_the_very_transaction_that_was_checked_is_known() {
+        let mut state = State::new(sample_genesis().unwrap().0).unwrap();
+        let (mut pool, chain) = (Mempool::default(), state.chain());
+        let tx = SignedTx::new(Tx::Leave, &validator(0), chain);
+        let forged = SignedTx { signature: Signature([1; 64]), ..tx.clone() };
+        assert!(matches!(pool.add(&state, forged.clone()), Err(MempoolError::Invalid(TxError::BadSignature))));
+        assert!(pool.add(&state, tx.clone()).unwrap() && !pool.add(&state, tx.clone()).unwrap());
+        assert!(pool.contains(&tx) && !pool.contains(&forged));
+        let (mut block, _) = state.build(&[tx], 10);
+        block.txs = vec![forged];
+        block.header.txs_root = oda_consensus::tx::Block::txs_root(&block.txs);
+        let refused = state.apply_known(&block, &|tx| pool.contains(tx)).unwrap_err().to_string();
+        assert!(refused.contains("signature"), "{refused}");
     }
 }

@@ -3,7 +3,9 @@
 use crate::rpc::{ApiClient, BlockInfo, VerifyReport};
 use anyhow::{Context, Result};
 use jsonrpsee::http_client::{HttpClient, HttpClientBuilder};
+use oda_consensus::codec;
 use oda_consensus::ids::{ClaimId, ModelId};
+use oda_consensus::tx::SignedTx;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -84,6 +86,19 @@ pub async fn status(url: &str, json: bool) -> Result<()> {
         if s.seated { " (this node is one)" } else { "" },
         n - t + 1
     );
+    Ok(())
+}
+
+/// Puts a signed transaction before the network.
+///
+/// # Errors
+/// If the node does not answer or does not take it.
+pub async fn submit(url: &str, tx: &SignedTx, json: bool) -> Result<()> {
+    let id = asked(url, client(url)?.submit(hex::encode(codec::encode(tx))).await)?;
+    if json {
+        return print_json(&serde_json::json!({ "transaction": id }));
+    }
+    println!("{} submitted: transaction {id}", tx.kind());
     Ok(())
 }
 

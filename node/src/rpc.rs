@@ -1,4 +1,5 @@
-//! JSON-RPC 2.0 over HTTP (jsonrpsee): every record of the ledger, read-only, on loopback by default.
+//! JSON-RPC 2.0 over HTTP (jsonrpsee): every record of the ledger, and a door for signed transactions; on loopback
+//! by default.
 //!
 //! The trait below is server, client and list of methods in one, so they cannot drift apart.
 
@@ -11,7 +12,7 @@ use jsonrpsee::types::ErrorObjectOwned;
 use oda_consensus::epoch::Membership;
 use oda_consensus::ids::{BlockHash, ChainId, ClaimId, EscrowId, ModelId, NodeId};
 use oda_consensus::state::{ClaimState, EscrowState, ModelState};
-use oda_consensus::tx::Tx;
+use oda_consensus::tx::{SignedTx, Tx};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -212,6 +213,10 @@ pub trait Api {
     /// Replays the whole ledger of this node from genesis and checks every block, vote and root.
     #[method(name = "verifyLedger")]
     async fn verify_ledger(&self) -> RpcResult<VerifyReport>;
+    /// Puts a signed transaction before the network: codec bytes of a `SignedTx` in hex. Returns its hash. Needs no
+    /// password: a transaction carries its signer's signature, and peers take it from anyone too.
+    #[method(name = "submit")]
+    async fn submit(&self, tx: String) -> RpcResult<String>;
 }
 
 /// Result of a ledger verification.
@@ -242,6 +247,22 @@ pub const NOT_FOUND: i32 = -32001;
 pub const UNAVAILABLE: i32 = -32002;
 /// JSON-RPC error: the store failed or the ledger is damaged.
 pub const DAMAGED: i32 = -32003;
+
+/// JSON-RPC error: a transaction was not taken.
+pub const REFUSED: i32 = -32004;
+
+/// Largest request: the largest transaction in hex, and room for the call around it.
+const MAX_REQUEST_BYTES: u32 = 2 * SignedTx::MAX_BYTES as u32 + 1024;
+
+/// A transaction as [`ApiServer::submit`] takes it, or what is wrong with it.
+fn read_tx(tx: &str) -> Result<SignedTx, String> {
+    if tx.len() > 2 * SignedTx::MAX_BYTES {
+        return Err(format!("{} hex digits: a transaction has at most {} bytes", tx.len(), SignedTx::MAX_BYTES));
+    }
+    let bytes = hex::decode(tx).map_err(|e| format!("not hex ({e}): send the codec bytes of a SignedTx in hex"))?;
+    oda_consensus::codec::decode(&bytes)
+        .map_err(|e| format!("not a transaction ({e}): send the codec bytes of a SignedTx in hex"))
+}
 
 fn error(code: i32, text: impl Into<String>) -> ErrorObjectOwned {
     ErrorObjectOwned::owned(code, text.into(), None::<()>)
@@ -465,6 +486,15 @@ impl ApiServer for ApiImpl {
         }
         Ok(report)
     }
+
+    async fn submit(&self, tx: String) -> RpcResult<String> {
+        let tx = read_tx(&tx).map_err(|why| error(REFUSED, why))?;
+        let id = tx.id().to_string();
+        match self.shared.submit(tx).await {
+            Ok(()) => Ok(id),
+            Err(why) => Err(error(REFUSED, format!("transaction {id} was not taken: {why}"))),
+        }
+    }
 }
 
 /// Starts the server.
@@ -476,10 +506,35 @@ pub async fn serve(
     shared: Arc<Shared>,
     blocks: Arc<dyn BlockReader>,
 ) -> Result<(ServerHandle, SocketAddr)> {
-    let config = ServerConfig::builder().max_request_body_size(64 << 10).max_connections(128).build();
+    let config = ServerConfig::builder().max_request_body_size(MAX_REQUEST_BYTES).max_connections(128).build();
     let server = Server::builder().set_config(config).build(listen).await.with_context(|| {
         format!("RPC address {listen} cannot be used (is it taken?): stop the other process or change [rpc] listen")
     })?;
     let address = server.local_addr()?;
     Ok((server.start(ApiImpl { shared, blocks }.into_rpc()), address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oda_consensus::ids::Signature;
+
+    #[test]
+    fn what_is_no_transaction_is_refused_with_what_to_send() {
+        for bad in ["", "zz", "abc", "00", &"00".repeat(300)] {
+            let why = read_tx(bad).unwrap_err();
+            assert!(why.contains("codec bytes of a SignedTx in hex"), "{bad}: {why}");
+        }
+        let why = read_tx(&"00".repeat(SignedTx::MAX_BYTES + 1)).unwrap_err();
+        assert!(why.contains(&SignedTx::MAX_BYTES.to_string()), "{why}");
+    }
+
+    #[test]
+    fn a_transaction_is_read_whole_and_without_a_tail() {
+        let tx = SignedTx { tx: Tx::Leave, signer: NodeId([1; 32]), signature: Signature([2; 64]) };
+        let text = hex::encode(oda_consensus::codec::encode(&tx));
+        assert_eq!(read_tx(&text).unwrap(), tx);
+        assert!(read_tx(&format!("{text}00")).is_err());
+        assert!(read_tx(&text[..text.len() - 2]).is_err());
+    }
 }

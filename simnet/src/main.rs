@@ -1,11 +1,11 @@
-//! `oda-simnet`: the experiments as commands.
+//! `simnet`: the experiments as commands.
 
 use clap::{Parser, Subcommand};
 use oda_simnet::beacon_bias::{Setting, Wish, measure};
 use std::io::Write;
 
 #[derive(Parser)]
-#[command(name = "oda-simnet", about = "Measures what attacks on the protocol gain", version)]
+#[command(name = "simnet", about = "Measures what attacks on the protocol gain", version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

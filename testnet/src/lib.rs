@@ -8,8 +8,10 @@
 //!
 //! * [`genesis`] writes a network: genesis file, and each node's secrets in its own directory only.
 //! * [`Network`] starts, kills, restarts and stops the processes of one.
+//! * [`bench`] measures consensus.
 //! * [`demo`] runs the whole loop and adds up the money to the millisatoshi.
 
+pub mod bench;
 pub mod chain;
 pub mod chain_server;
 pub mod config;

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use oda_testnet::chain::ChainKind;
-use oda_testnet::{chain_server, demo, genesis, network};
+use oda_testnet::{bench, chain_server, demo, genesis, network};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::sync::watch;
@@ -20,6 +20,8 @@ struct Cli {
 enum Command {
     /// Run the whole loop: train, prove, attest, pay; and add up the money.
     Demo(Box<demo::Options>),
+    /// Measure consensus between real processes: block intervals, attestations, key generation, CPU.
+    Bench(bench::Options),
     /// Write a new network: genesis file, and each node's data directory with its secrets.
     Genesis {
         /// Where to write it.
@@ -48,6 +50,11 @@ async fn run(cli: Cli) -> Result<ExitCode> {
                 demo::End::Bad => ExitCode::FAILURE,
                 demo::End::Interrupted => ExitCode::from(130), // as a shell reports SIGINT
             })
+        }
+        Command::Bench(options) => {
+            let me = std::env::current_exe().context("finding this program")?;
+            bench::run(&options, &me, stop_signal()?).await?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Genesis { dir, options } => {
             let network = genesis::create(&dir, &options, network::now_ms())?;

@@ -378,6 +378,14 @@ impl Rpc {
         self.call("oda_blocks", rpc_params![to, limit, false]).await
     }
 
+    /// Up to `limit` blocks up to a height, the empty ones too, newest last.
+    ///
+    /// # Errors
+    /// If the node does not answer.
+    pub async fn all_blocks(&self, to: u64, limit: u32) -> Result<Vec<Block>> {
+        self.call("oda_blocks", rpc_params![Some(to), limit, true]).await
+    }
+
     /// All models.
     ///
     /// # Errors

@@ -7,7 +7,7 @@
 //! goes on after any crash, and every step may be repeated without harm.
 
 use crate::epoch::{EpochChain, HandoverLink};
-use crate::frost::{Deal, GroupKey, ReleaseShare, rebuild};
+use crate::frost::{CommitteeKey, Deal, ReleaseShare, rebuild};
 use crate::ids::{Beacon, BlobRef, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash, Preimage};
 use crate::manifest::Manifest;
 use crate::outcome::{Attestation, Outcome, Statement, first_beacon};
@@ -522,7 +522,7 @@ impl Trainer {
         let dealt = r.payment.as_ref().map(|p| p.epoch).or(view.escrow.as_ref().map(|e| e.epoch));
         let group = dealt.and_then(|e| self.epochs.group(e));
         let member = group.is_some_and(|g| g.members().contains(&from));
-        let threshold = group.map_or(usize::MAX, GroupKey::threshold);
+        let threshold = group.map_or(usize::MAX, CommitteeKey::threshold);
         match r.phase {
             // P1: a threshold of members shows the same deal and holds good shares of it
             Phase::Committed if member && view.share_held => {
@@ -632,7 +632,7 @@ impl Trainer {
         };
         let Some(p) = r.payment.clone() else { return };
         let claim = r.claim;
-        let Some(threshold) = self.epochs.group(p.epoch).map(GroupKey::threshold) else { return };
+        let Some(threshold) = self.epochs.group(p.epoch).map(CommitteeKey::threshold) else { return };
         let shares = self.shares.entry(escrow).or_default();
         // one good share a member, whoever sends it
         if p.deal.accepts(&share) && !shares.iter().any(|s| s.index == share.index) {

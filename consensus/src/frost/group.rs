@@ -106,6 +106,12 @@ impl GroupKey {
         self.members.iter().position(|m| *m == node)
     }
 
+    /// The part of it that those need who only check what the committee signs.
+    pub fn committee(&self) -> CommitteeKey {
+        let key = self.package.verifying_key().serialize().unwrap_or_default();
+        CommitteeKey { members: self.members.clone(), key }
+    }
+
     /// Whether the committee signed the message.
     pub fn verify(&self, message: &[u8], signature: &GroupSignature) -> bool {
         frost::Signature::deserialize(&signature.0)
@@ -114,6 +120,38 @@ impl GroupKey {
 
     pub(super) fn package(&self) -> &PublicKeyPackage {
         &self.package
+    }
+}
+
+/// What there is to know of a committee for those who only check what it signs: members and one point. The
+/// members' own verification keys, which take most of the time to read, are for those who sign.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct CommitteeKey {
+    members: Vec<NodeId>,
+    key: Vec<u8>,
+}
+
+impl CommitteeKey {
+    /// Whether members and key are ones a committee can have.
+    pub fn is_sound(&self) -> bool {
+        check_members(&self.members).is_ok() && frost::VerifyingKey::deserialize(&self.key).is_ok()
+    }
+
+    /// Members, ascending.
+    pub fn members(&self) -> &[NodeId] {
+        &self.members
+    }
+
+    /// Members needed to sign (C3).
+    pub fn threshold(&self) -> usize {
+        threshold(self.members.len())
+    }
+
+    /// Whether the committee signed the message.
+    pub fn verify(&self, message: &[u8], signature: &GroupSignature) -> bool {
+        let key = frost::VerifyingKey::deserialize(&self.key);
+        let signature = frost::Signature::deserialize(&signature.0);
+        key.is_ok_and(|k| signature.is_ok_and(|s| k.verify(message, &s).is_ok()))
     }
 }
 

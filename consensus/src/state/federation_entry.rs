@@ -49,7 +49,7 @@ record!(EpochState, b"epch", 40 << 10);
 impl EpochState {
     /// What the committee before signs.
     pub fn handover(&self) -> Handover {
-        Handover { epoch: self.number, group: self.group.clone(), beacon: self.beacon.clone() }
+        Handover::new(self.number, &self.group, &self.beacon)
     }
 
     /// The signed link from the committee before.

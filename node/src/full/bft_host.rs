@@ -10,6 +10,7 @@ use oda_consensus::bft::{
 use oda_consensus::codec;
 use oda_consensus::engine::validator::ValidatorInput;
 use oda_consensus::ids::BlockHash;
+use oda_consensus::state::BlockError;
 use oda_consensus::tx::Block;
 use oda_consensus::wire::DecidedBlock;
 use oda_storage::{BlockRecord, EntryChange, LedgerStore};
@@ -176,13 +177,13 @@ impl Core {
         Ok(())
     }
 
-    fn is_valid_proposal(&self, height: u64, bytes: &[u8]) -> bool {
+    fn is_valid_proposal(&mut self, height: u64, bytes: &[u8]) -> bool {
         let Ok(block) = codec::decode::<Block>(bytes) else { return false };
         if block.header.height != height || block.header.time_ms > now_ms().saturating_add(MAX_AHEAD_MS) {
             return false;
         }
-        match self.shared.state().clone().apply(&block) {
-            Ok(_) => true,
+        match self.try_block(&block) {
+            Ok(()) => true,
             Err(error) => {
                 tracing::warn!(height, %error, "proposal refused");
                 false
@@ -190,13 +191,29 @@ impl Core {
         }
     }
 
+    /// Executes a block on trial and keeps the result for [`Self::commit`], under the name of its very bytes.
+    fn try_block(&mut self, block: &Block) -> Result<(), BlockError> {
+        let mut next = self.shared.state().clone();
+        // what waits here was checked when it came
+        let entries = next.apply_known(block, &|tx| self.mempool.contains(tx))?;
+        self.tried = Some((block_id(&codec::encode(block)), next, entries));
+        Ok(())
+    }
+
     /// Applies a decided block: memory, then one synced batch (D3), then everyone who watches.
     pub(super) fn commit(&mut self, decided: DecidedBlock) -> Result<()> {
         let header = decided.block.header;
-        let mut next = self.shared.state().clone();
-        let entries = next.apply(&decided.block).context(
-            "a decided block does not apply: this node's state differs from the network's; run `oda ledger verify`",
-        )?;
+        let tried = match self.tried.take() {
+            Some(tried) if tried.0 == block_id(&codec::encode(&decided.block)) => Some(tried),
+            _ => {
+                self.try_block(&decided.block).context(
+                    "a decided block does not apply: this node's state differs from the network's; run `oda ledger \
+                     verify`",
+                )?;
+                self.tried.take()
+            }
+        };
+        let (_, next, entries) = tried.context("the result of a block is lost")?;
         let changes: Vec<EntryChange> =
             entries.iter().map(|e| EntryChange { key: e.key(), value: Some(e.value()) }).collect();
         let prev = if header.height == 1 { BlockHash(header.chain.0) } else { header.prev };
@@ -218,7 +235,7 @@ impl Core {
             return Ok(false);
         }
         check_certificate(&decided, self.chain, &validators)?;
-        if let Err(error) = self.shared.state().clone().apply(&decided.block) {
+        if let Err(error) = self.try_block(&decided.block) {
             return Err(format!("certified block does not apply: {error}"));
         }
         self.commit(decided).map_err(|e| format!("{e:#}"))?;

@@ -19,7 +19,7 @@ use crate::clock::now_ms;
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::jobs::{JudgeReport, Judges};
-use crate::mempool::Mempool;
+use crate::mempool::{Mempool, MempoolError};
 use crate::net::{Net, NetConfig, NetEvent, Topic, Verdict};
 use crate::peers::PeerBook;
 use crate::sponsor::{SponsorHost, WalletReport};
@@ -29,7 +29,7 @@ use oda_consensus::codec;
 use oda_consensus::engine::validator::{ScoreRecord, Validator, ValidatorInput};
 use oda_consensus::evidence::Evidence;
 use oda_consensus::frost::{SignInput, Signer};
-use oda_consensus::ids::{ChainId, NodeId};
+use oda_consensus::ids::{BlockHash, ChainId, Digest, NodeId};
 use oda_consensus::keys::NodeKey;
 use oda_consensus::state::{Entry, State, TxError, ValidatorStatus};
 use oda_consensus::tx::{DkgStep, SignedTx, Tx};
@@ -124,8 +124,12 @@ pub(crate) struct Core {
     height_started: Instant,
     datadir: PathBuf,
     bft: Option<Bft>,
+    /// The last block that was executed on trial, by its hash, with what came of it.
+    tried: Option<(BlockHash, State, Vec<Entry>)>,
     /// Signing engines of the committees this node sits in, by epoch.
     signers: BTreeMap<u64, Signer>,
+    /// When this node first wanted a topic signed, by epoch and topic.
+    opened: BTreeMap<(u64, Digest), Instant>,
     /// Present if this node validates.
     duty: Option<Duty>,
     /// Messages no honest node sends, by kind.
@@ -218,7 +222,9 @@ impl FullNode {
             height_started: Instant::now(),
             datadir: datadir.to_path_buf(),
             bft: None,
+            tried: None,
             signers: BTreeMap::new(),
+            opened: BTreeMap::new(),
             duty,
             refused: BTreeMap::new(),
             sponsor,
@@ -419,12 +425,15 @@ impl Core {
             Topic::Bft => self.on_bft_gossip(&data),
             Topic::Tx => match codec::decode::<SignedTx>(&data) {
                 Err(_) => Ok(Verdict::Reject),
-                Ok(tx) if !tx.is_authentic(self.chain) => Ok(Verdict::Reject),
                 Ok(tx) => {
                     let watched = tx.clone();
-                    let taken = self.mempool.add(&self.shared.state(), tx).is_ok();
+                    let verdict = match self.mempool.add(&self.shared.state(), tx) {
+                        Ok(_) => Verdict::Accept,
+                        Err(MempoolError::Invalid(TxError::BadSignature)) => return Ok(Verdict::Reject),
+                        Err(_) => Verdict::Ignore,
+                    };
                     self.watch(watched);
-                    Ok(if taken { Verdict::Accept } else { Verdict::Ignore })
+                    Ok(verdict)
                 }
             },
             Topic::Blocks => match codec::decode::<DecidedBlock>(&data) {
@@ -558,7 +567,7 @@ impl Core {
     }
 
     /// Takes a transaction into the mempool and tells the network.
-    pub(super) fn submit_signed(&mut self, tx: SignedTx) -> Result<(), crate::mempool::MempoolError> {
+    pub(super) fn submit_signed(&mut self, tx: SignedTx) -> Result<(), MempoolError> {
         let bytes = codec::encode(&tx);
         let watched = tx.clone();
         let added = {
@@ -566,7 +575,7 @@ impl Core {
             let state = shared.state();
             self.mempool.add(&state, tx)
         };
-        if !matches!(added, Err(crate::mempool::MempoolError::Invalid(TxError::BadSignature))) {
+        if !matches!(added, Err(MempoolError::Invalid(TxError::BadSignature))) {
             self.watch(watched);
         }
         let added = added?;

@@ -14,9 +14,12 @@ use oda_consensus::state::ValidatorStatus;
 use oda_consensus::tx::Tx;
 use oda_consensus::wire::{CommitteeEnvelope, CommitteeMessage, Response, SignedCommitteeEnvelope};
 use std::collections::VecDeque;
+use tokio::time::Instant;
 
 /// Blocks between two applications of a node that the ledger does not know.
 const APPLY_BLOCKS: u64 = 8;
+/// Topics whose age is remembered, for the log.
+const MAX_OPENED: usize = 1024;
 
 impl Core {
     /// After every applied block, and once at the start.
@@ -136,6 +139,16 @@ impl Core {
     /// Feeds the signing engine; broadcasts what it says, returns what it reports.
     fn sign_effects(&mut self, epoch: u64, input: SignInput) -> Vec<ValidatorInput> {
         let Some(signer) = self.signers.get_mut(&epoch) else { return Vec::new() };
+        match &input {
+            SignInput::Open { topic, .. } => {
+                self.opened.entry((epoch, *topic)).or_insert_with(Instant::now);
+                if self.opened.len() > MAX_OPENED {
+                    self.opened.pop_first();
+                }
+            }
+            SignInput::Close { topic } => drop(self.opened.remove(&(epoch, *topic))),
+            _ => {}
+        }
         let effects = signer.handle(input, crate::clock::now_ms(), &mut self.rng);
         let mut reports = Vec::new();
         for effect in effects {
@@ -149,7 +162,15 @@ impl Core {
                     tracing::debug!(from = %from.short(), %why, "signing message refused");
                     self.count_refused(&format!("signing: {why}"));
                 }
-                report => reports.push(ValidatorInput::Signing(epoch, report)),
+                report => {
+                    if let SignEffect::Signed { topic, .. } = &report
+                        && let Some(since) = self.opened.remove(&(epoch, *topic))
+                    {
+                        let ms = since.elapsed().as_secs_f64() * 1e3;
+                        tracing::debug!(epoch, %topic, ms, "signed"); // read by `testnet bench`
+                    }
+                    reports.push(ValidatorInput::Signing(epoch, report));
+                }
             }
         }
         reports
