@@ -9,9 +9,9 @@ use crate::codec::{self, Record};
 use crate::epoch::{Federation, HandoverLink};
 use crate::frost::{EncryptionSecret, EpochSeed, SignMessage, Transcript};
 use crate::genesis::{BitcoinNetwork, Genesis, Validator};
-use crate::ids::{ChainId, NodeId};
+use crate::ids::{BlobHash, BlobRef, ChainId, NodeId};
 use crate::keys::NodeKey;
-use crate::manifest::Manifest;
+use crate::manifest::{Architecture, DataSet, Judging, Manifest, Objective, Split, Timing, Training, WorkMode};
 use crate::outcome::Attestation;
 use crate::state::{Entry, State};
 use crate::tx::{Block, SignedTx};
@@ -81,6 +81,43 @@ pub fn sample_genesis() -> Option<(Genesis, Vec<(NodeId, EpochSeed)>)> {
         first_committee: Vec::new(),
     };
     Genesis::ceremony(genesis, &mut ChaCha20Rng::from_seed([7; 32])).ok()
+}
+
+/// A small valid manifest: four inputs, two classes, blobs that exist nowhere. For corpus, tests and benches.
+pub fn sample_manifest(name: &str) -> Manifest {
+    let blob = |n: u8, len| BlobRef { hash: BlobHash([n; 32]), len };
+    let split = |n, samples| Split { images: blob(n, 1000), labels: blob(n + 1, 100), samples };
+    Manifest {
+        name: name.into(),
+        architecture: Architecture::Mlp { inputs: 4, hidden: vec![3], classes: 2 },
+        objective: Objective::CrossEntropy,
+        data: DataSet { train: split(1, 512), eval: split(3, 512), test: split(5, 64) },
+        initial_head: blob(9, 400),
+        work_mode: WorkMode::Assigned,
+        training: Training {
+            inner_steps: 10,
+            batch: 16,
+            lr_micro: 1000,
+            weight_decay_micro: 0,
+            chunk: 64,
+            keep_per_chunk: 8,
+            outer_lr_milli: 1000,
+        },
+        judging: Judging {
+            shard_samples: 64,
+            gate_samples: 128,
+            confirm_samples: 128,
+            assigned_z_milli: 3000,
+            harm_z_milli: 2330,
+            adopt_z_milli: 2330,
+            probe_divisor: 8,
+            norm_cap_milli: 10_000,
+            min_gain_unat: 1,
+            max_delta_bytes: 10_000,
+            max_claims: 16,
+        },
+        timing: Timing { commit_blocks: 4, linger_blocks: 2, reveal_blocks: 6 },
+    }
 }
 
 /// The ledger of [`sample_genesis`] before its first block; made once, a key generation takes a while.

@@ -283,43 +283,10 @@ impl Manifest {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::ids::BlobHash;
 
     /// A small valid manifest for tests.
     pub(crate) fn sample() -> Manifest {
-        let blob = |n: u8, len| BlobRef { hash: BlobHash([n; 32]), len };
-        let split = |n, samples| Split { images: blob(n, 1000), labels: blob(n + 1, 100), samples };
-        Manifest {
-            name: "sample".into(),
-            architecture: Architecture::Mlp { inputs: 4, hidden: vec![3], classes: 2 },
-            objective: Objective::CrossEntropy,
-            data: DataSet { train: split(1, 512), eval: split(3, 512), test: split(5, 64) },
-            initial_head: blob(9, 400),
-            work_mode: WorkMode::Assigned,
-            training: Training {
-                inner_steps: 10,
-                batch: 16,
-                lr_micro: 1000,
-                weight_decay_micro: 0,
-                chunk: 64,
-                keep_per_chunk: 8,
-                outer_lr_milli: 1000,
-            },
-            judging: Judging {
-                shard_samples: 64,
-                gate_samples: 128,
-                confirm_samples: 128,
-                assigned_z_milli: 3000,
-                harm_z_milli: 2330,
-                adopt_z_milli: 2330,
-                probe_divisor: 8,
-                norm_cap_milli: 10_000,
-                min_gain_unat: 1,
-                max_delta_bytes: 10_000,
-                max_claims: 16,
-            },
-            timing: Timing { commit_blocks: 4, linger_blocks: 2, reveal_blocks: 6 },
-        }
+        crate::fuzzing::sample_manifest("sample")
     }
 
     #[test]

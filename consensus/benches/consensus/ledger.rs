@@ -9,10 +9,10 @@ use oda_consensus::frost::{
     EncryptionSecret, EpochSeed, GroupKey, GroupSignature, KeyShare, SignEffect, SignInput, Signer, SignerConfig,
     Transcript, payload_hash,
 };
+use oda_consensus::fuzzing::sample_manifest;
 use oda_consensus::genesis::{BitcoinNetwork, Genesis, Validator};
-use oda_consensus::ids::{BlobHash, BlobRef, ChainId, Signature};
+use oda_consensus::ids::{ChainId, Signature};
 use oda_consensus::keys::NodeKey;
-use oda_consensus::manifest::{Architecture, DataSet, Judging, Manifest, Objective, Split, Timing, Training, WorkMode};
 use oda_consensus::outcome::{Attestation, Statement};
 use oda_consensus::state::State;
 use oda_consensus::tx::{Fund, SignedTx, Tx};
@@ -148,48 +148,12 @@ fn chain(bench: &mut Bench, n: usize) {
     );
 }
 
-fn manifest() -> Manifest {
-    let blob = |n: u8, len| BlobRef { hash: BlobHash([n; 32]), len };
-    let split = |n, samples| Split { images: blob(n, 1000), labels: blob(n + 1, 100), samples };
-    Manifest {
-        name: "bench".into(),
-        architecture: Architecture::Mlp { inputs: 4, hidden: vec![3], classes: 2 },
-        objective: Objective::CrossEntropy,
-        data: DataSet { train: split(1, 512), eval: split(3, 512), test: split(5, 64) },
-        initial_head: blob(9, 400),
-        work_mode: WorkMode::Assigned,
-        training: Training {
-            inner_steps: 10,
-            batch: 16,
-            lr_micro: 1000,
-            weight_decay_micro: 0,
-            chunk: 64,
-            keep_per_chunk: 8,
-            outer_lr_milli: 1000,
-        },
-        judging: Judging {
-            shard_samples: 64,
-            gate_samples: 128,
-            confirm_samples: 128,
-            assigned_z_milli: 3000,
-            harm_z_milli: 2330,
-            adopt_z_milli: 2330,
-            probe_divisor: 8,
-            norm_cap_milli: 10_000,
-            min_gain_unat: 1,
-            max_delta_bytes: 10_000,
-            max_claims: 16,
-        },
-        timing: Timing { commit_blocks: 4, linger_blocks: 2, reveal_blocks: 6 },
-    }
-}
-
 fn block(bench: &mut Bench) {
     let (genesis, ..) = genesis(4, &mut ChaCha20Rng::seed_from_u64(9));
     let chain = genesis.chain();
     let mut state = State::new(genesis).expect("a state");
     let sponsors: Vec<NodeKey> = (0..SPONSORS).map(|i| NodeKey::from_secret(&[100 + i as u8; 32])).collect();
-    let manifest = manifest();
+    let manifest = sample_manifest("bench");
     let model = manifest.id();
     let (first, _) = state.build(&[SignedTx::new(Tx::AddModel(manifest), &sponsors[0], chain)], 100);
     state.apply(&first).expect("the first block");

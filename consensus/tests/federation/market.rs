@@ -2,6 +2,7 @@
 
 use oda_consensus::engine::validator::{JudgeJob, Judged};
 use oda_consensus::frost::deal_preimage;
+use oda_consensus::fuzzing::sample_manifest;
 use oda_consensus::ids::{BlobHash, BlobRef, ClaimId, Digest, ModelId, NodeId};
 use oda_consensus::keys::NodeKey;
 use oda_consensus::manifest::*;
@@ -29,46 +30,15 @@ pub struct Market {
     pub closing: bool,
 }
 
-fn manifest(name: String) -> Manifest {
-    let blob = |n: u8, len| BlobRef { hash: BlobHash([n; 32]), len };
-    let split = |n, samples| Split { images: blob(n, 1000), labels: blob(n + 1, 100), samples };
-    Manifest {
-        name,
-        architecture: Architecture::Mlp { inputs: 4, hidden: vec![3], classes: 2 },
-        objective: Objective::CrossEntropy,
-        data: DataSet { train: split(1, 512), eval: split(3, 512), test: split(5, 64) },
-        initial_head: blob(9, 400),
-        work_mode: WorkMode::Assigned,
-        training: Training {
-            inner_steps: 10,
-            batch: 16,
-            lr_micro: 1000,
-            weight_decay_micro: 0,
-            chunk: 64,
-            keep_per_chunk: 8,
-            outer_lr_milli: 1000,
-        },
-        judging: Judging {
-            shard_samples: 64,
-            gate_samples: 128,
-            confirm_samples: 128,
-            assigned_z_milli: 3000,
-            harm_z_milli: 2330,
-            adopt_z_milli: 2330,
-            probe_divisor: 8,
-            norm_cap_milli: 10_000,
-            min_gain_unat: 1,
-            max_delta_bytes: 10_000,
-            max_claims: 16,
-        },
-        timing: Timing { commit_blocks: 3, linger_blocks: 2, reveal_blocks: 6 },
-    }
+fn manifest(name: &str) -> Manifest {
+    let sample = sample_manifest(name);
+    Manifest { timing: Timing { commit_blocks: 3, ..sample.timing }, ..sample }
 }
 
 impl Market {
     pub fn new(seed: u64, models: usize) -> Self {
         Self {
-            manifests: (0..models).map(|i| manifest(format!("model {i}"))).collect(),
+            manifests: (0..models).map(|i| manifest(&format!("model {i}"))).collect(),
             sponsor: NodeKey::from_secret(&[100; 32]),
             trainers: (0..TRAINERS).map(|i| NodeKey::from_secret(&[110 + i; 32])).collect(),
             locks: BTreeMap::new(),

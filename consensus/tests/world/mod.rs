@@ -6,7 +6,7 @@ use oda_consensus::codec;
 use oda_consensus::epoch::{Membership, draw_input};
 use oda_consensus::evidence::Evidence;
 use oda_consensus::frost::*;
-use oda_consensus::fuzzing::{sample_genesis, validator};
+use oda_consensus::fuzzing::{sample_genesis, sample_manifest, validator};
 use oda_consensus::genesis::Genesis;
 use oda_consensus::ids::*;
 use oda_consensus::keys::NodeKey;
@@ -44,39 +44,7 @@ pub fn trainer(i: u8) -> NodeKey {
 }
 
 pub fn manifest(name: &str) -> Manifest {
-    let blob = |n: u8, len| BlobRef { hash: BlobHash([n; 32]), len };
-    let split = |n, samples| Split { images: blob(n, 1000), labels: blob(n + 1, 100), samples };
-    Manifest {
-        name: name.into(),
-        architecture: Architecture::Mlp { inputs: 4, hidden: vec![3], classes: 2 },
-        objective: Objective::CrossEntropy,
-        data: DataSet { train: split(1, 512), eval: split(3, 512), test: split(5, 64) },
-        initial_head: blob(9, 400),
-        work_mode: WorkMode::Assigned,
-        training: Training {
-            inner_steps: 10,
-            batch: 16,
-            lr_micro: 1000,
-            weight_decay_micro: 0,
-            chunk: 64,
-            keep_per_chunk: 8,
-            outer_lr_milli: 1000,
-        },
-        judging: Judging {
-            shard_samples: 64,
-            gate_samples: 128,
-            confirm_samples: 128,
-            assigned_z_milli: 3000,
-            harm_z_milli: 2330,
-            adopt_z_milli: 2330,
-            probe_divisor: 8,
-            norm_cap_milli: 10_000,
-            min_gain_unat: 1,
-            max_delta_bytes: 10_000,
-            max_claims: 16,
-        },
-        timing: Timing { commit_blocks: 4, linger_blocks: 2, reveal_blocks: 6 },
-    }
+    sample_manifest(name)
 }
 
 impl World {

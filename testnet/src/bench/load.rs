@@ -11,9 +11,9 @@ use jsonrpsee::core::params::BatchRequestBuilder;
 use jsonrpsee::http_client::{HttpClient, HttpClientBuilder};
 use jsonrpsee::rpc_params;
 use oda_consensus::codec;
-use oda_consensus::ids::{BlobHash, BlobRef, ChainId, ModelId};
+use oda_consensus::fuzzing::sample_manifest;
+use oda_consensus::ids::{ChainId, ModelId};
 use oda_consensus::keys::NodeKey;
-use oda_consensus::manifest::{Architecture, DataSet, Judging, Manifest, Objective, Split, Timing, Training, WorkMode};
 use oda_consensus::tx::{Fund, SignedTx, Tx};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -64,7 +64,7 @@ impl Load {
         let chain = cluster.genesis.chain();
         let secret = |i: usize| [100u8.saturating_add(u8::try_from(i).unwrap_or(u8::MAX)); 32];
         let sponsors: Vec<NodeKey> = (0..SPONSORS).map(|i| NodeKey::from_secret(&secret(i))).collect();
-        let manifest = manifest();
+        let manifest = sample_manifest("bench");
         let model: ModelId = manifest.id();
         let first = cluster.nodes.first().context("no validator")?;
         let key = sponsors.first().context("no sponsor")?;
@@ -147,49 +147,12 @@ async fn send_to(client: HttpClient, queue: Vec<String>, each_second: f64, start
     Ok(done)
 }
 
-/// A model nobody trains.
-fn manifest() -> Manifest {
-    let blob = |n: u8, len| BlobRef { hash: BlobHash([n; 32]), len };
-    let split = |n, samples| Split { images: blob(n, 1000), labels: blob(n + 1, 100), samples };
-    Manifest {
-        name: "bench".into(),
-        architecture: Architecture::Mlp { inputs: 4, hidden: vec![3], classes: 2 },
-        objective: Objective::CrossEntropy,
-        data: DataSet { train: split(1, 512), eval: split(3, 512), test: split(5, 64) },
-        initial_head: blob(9, 400),
-        work_mode: WorkMode::Assigned,
-        training: Training {
-            inner_steps: 10,
-            batch: 16,
-            lr_micro: 1000,
-            weight_decay_micro: 0,
-            chunk: 64,
-            keep_per_chunk: 8,
-            outer_lr_milli: 1000,
-        },
-        judging: Judging {
-            shard_samples: 64,
-            gate_samples: 128,
-            confirm_samples: 128,
-            assigned_z_milli: 3000,
-            harm_z_milli: 2330,
-            adopt_z_milli: 2330,
-            probe_divisor: 8,
-            norm_cap_milli: 10_000,
-            min_gain_unat: 1,
-            max_delta_bytes: 10_000,
-            max_claims: 16,
-        },
-        timing: Timing { commit_blocks: 4, linger_blocks: 2, reveal_blocks: 6 },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_model_of_the_load_is_one_the_ledger_takes() {
-        manifest().check().unwrap();
+        sample_manifest("bench").check().unwrap();
     }
 }

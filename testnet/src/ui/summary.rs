@@ -66,7 +66,7 @@ pub(super) fn lines(s: &Summary, p: Paint) -> Vec<String> {
         let (n, t) = f.committee;
         out.push(String::new());
         out.push(format!(
-            "  {} validators, committees of {n} of which {t} sign; {} took over, one every {} rounds at most",
+            "  {} validators, committees of {n} of which {t} sign; {} took over, at most {} rounds under one of them",
             f.validators, f.rotations, f.most_rounds_per_epoch
         ));
         if f.decoys != (0, 0) {
