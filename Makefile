@@ -13,15 +13,20 @@ export OMP_WAIT_POLICY := PASSIVE
 CARGO := cargo
 ROUNDS ?= 5
 CHAIN ?= embedded
+# a name in models/
+MODEL ?= fashion-mnist
+# which results to make again; RESULTS_FLAGS=--quick for a look, --minutes N for a part
+ONLY ?= all
 # seven validators, of which one lies and one is killed; another committee of four about every two rounds
 FEDERATION = --validators 7 --committee 4 --epoch-blocks 40 --liars 1 --kill --decoy-percent 30
-DEMO_FLAGS = $(FEDERATION) --rounds $(ROUNDS) --chain $(CHAIN) $(if $(KEEP),--keep) $(ARGS)
+DEMO_FLAGS = $(FEDERATION) --model models/$(MODEL).toml --rounds $(ROUNDS) --chain $(CHAIN) $(if $(KEEP),--keep) $(ARGS)
 
-.PHONY: help setup bitcoind build demo test bench lint env
+.PHONY: help setup bitcoind build demo test bench results lint env
 help:
-	@echo 'make demo [KEEP=1] [ROUNDS=5] [CHAIN=bitcoind] [ARGS=--json]   run a real network on this machine'
+	@echo 'make demo [MODEL=bytes] [KEEP=1] [ROUNDS=5] [CHAIN=bitcoind] [ARGS=--json]   run a real network on this machine'
 	@echo 'make test                                                      run every test'
 	@echo 'make bench [ARGS=--quick]                                        measure consensus; tables in Markdown'
+	@echo 'make results [ONLY=language] [RESULTS_FLAGS=--quick]           run the learning experiments; docs/results/'
 	@echo 'make setup | build | lint | env                                the steps alone'
 
 setup:
@@ -44,10 +49,14 @@ test: build
 	  $(CARGO) test --release --locked --workspace
 
 bench: build
-	@$(CARGO) bench --locked --workspace --bench consensus
+	@$(CARGO) bench --locked --workspace --bench consensus --bench delta
 	@$(CARGO_TARGET_DIR)/release/testnet bench $(ARGS)
 	@$(CARGO_TARGET_DIR)/release/simnet beacon-bias --trials 1000
 	@echo 'Repeat: make bench   one part: cargo bench --workspace --bench consensus -- FILTER, testnet bench --only PART'
+
+results: setup
+	@$(CARGO) build --release --locked --workspace --example results
+	@$(CARGO_TARGET_DIR)/release/examples/results $(ONLY) $(RESULTS_FLAGS)
 
 lint: setup
 	@$(CARGO) fmt --all --check

@@ -37,6 +37,7 @@ fn main() -> std::io::Result<()> {
     attestations(&mut corpus, &world);
     network(&mut corpus, &world, &txs);
     agreement(&mut corpus);
+    deltas(&mut corpus);
 
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     for (target, _) in targets() {
@@ -65,6 +66,7 @@ fn ledger(corpus: &mut Corpus, world: &World, txs: &[oda_consensus::tx::SignedTx
     }
     let settle = world.settle(1, world::World::new().lock(1).1);
     put(corpus, "signed_tx", "settle", &settle);
+    put(corpus, "manifest", "sealed_guard", &world::sealed_manifest());
     for block in &world.blocks {
         let kinds: Vec<&str> = block.txs.iter().map(|t| t.kind()).collect();
         let name = if kinds.is_empty() { "empty".into() } else { kinds.join("_") };
@@ -185,6 +187,31 @@ fn network(corpus: &mut Corpus, world: &World, txs: &[oda_consensus::tx::SignedT
     ];
     for (name, response) in responses {
         put(corpus, "response", name, &response);
+    }
+}
+
+/// One delta of each shape the target knows: half of the kept changes from the chunk's end, large and small, and
+/// where all are kept, zeros too.
+fn deltas(corpus: &mut Corpus) {
+    use oda_consensus::delta::{Chunk, Kept, encode};
+    for (parameters, training) in oda_consensus::fuzzing::delta_shapes() {
+        let (size, keep) = (training.chunk as usize, training.keep_per_chunk as usize);
+        let chunks: Vec<Chunk> = (0..parameters)
+            .step_by(size)
+            .map(|at| {
+                let len = size.min(parameters - at);
+                let count = keep.min(len);
+                let places = (0..count / 2).chain(len - count.div_ceil(2)..len);
+                let kept = places.map(|at| Kept {
+                    at: u16::try_from(at).expect("within a chunk"),
+                    negative: at % 3 == 0,
+                    large: at >= count / 2,
+                });
+                Chunk { low: if keep == size { 0 } else { 120 }, high: 140, kept: kept.collect() }.tidied()
+            })
+            .collect();
+        let bytes = encode(parameters, &training, &chunks).expect("as the format wants it");
+        corpus.insert(("delta", format!("{parameters}_by_{keep}_of_{size}")), bytes);
     }
 }
 

@@ -6,6 +6,7 @@
 
 use crate::bft::{self, Bft, BftConfig, BftInput, Message, Timeouts};
 use crate::codec::{self, Record};
+use crate::delta;
 use crate::epoch::{Federation, HandoverLink};
 use crate::frost::{EncryptionSecret, EpochSeed, SignMessage, Transcript};
 use crate::genesis::{BitcoinNetwork, Genesis, Validator};
@@ -35,6 +36,7 @@ pub fn targets() -> &'static [Target] {
         ("block", block),
         ("committee_envelope", committee_envelope),
         ("decided_block", decided_block),
+        ("delta", delta),
         ("entry", entry),
         ("genesis", genesis),
         ("handover_link", handover_link),
@@ -86,12 +88,12 @@ pub fn sample_genesis() -> Option<(Genesis, Vec<(NodeId, EpochSeed)>)> {
 /// A small valid manifest: four inputs, two classes, blobs that exist nowhere. For corpus, tests and benches.
 pub fn sample_manifest(name: &str) -> Manifest {
     let blob = |n: u8, len| BlobRef { hash: BlobHash([n; 32]), len };
-    let split = |n, samples| Split { images: blob(n, 1000), labels: blob(n + 1, 100), samples };
+    let split = |n, samples| Split { blob: blob(n, 1000), samples };
     Manifest {
         name: name.into(),
         architecture: Architecture::Mlp { inputs: 4, hidden: vec![3], classes: 2 },
         objective: Objective::CrossEntropy,
-        data: DataSet { train: split(1, 512), eval: split(3, 512), test: split(5, 64) },
+        data: DataSet { train: split(1, 512), eval: split(3, 512), test: split(5, 64), guards: Vec::new() },
         initial_head: blob(9, 400),
         work_mode: WorkMode::Assigned,
         training: Training {
@@ -101,23 +103,34 @@ pub fn sample_manifest(name: &str) -> Manifest {
             weight_decay_micro: 0,
             chunk: 64,
             keep_per_chunk: 8,
+            feedback_milli: 0,
             outer_lr_milli: 1000,
         },
         judging: Judging {
             shard_samples: 64,
             gate_samples: 128,
+            screen_samples: 0,
             confirm_samples: 128,
             assigned_z_milli: 3000,
             harm_z_milli: 2330,
             adopt_z_milli: 2330,
             probe_divisor: 8,
             norm_cap_milli: 10_000,
+            least_work_milli: 700,
+            copy_cosine_milli: 800,
             min_gain_unat: 1,
             max_delta_bytes: 10_000,
             max_claims: 16,
         },
         timing: Timing { commit_blocks: 4, linger_blocks: 2, reveal_blocks: 6 },
     }
+}
+
+/// Shapes the target `delta` reads its input as: parameters, and how they are compressed.
+pub fn delta_shapes() -> [(usize, Training); 4] {
+    let training = sample_manifest("corpus").training;
+    [(23, 64, 8), (300, 64, 8), (100, 16, 16), (70_000, 65_536, 1)]
+        .map(|(parameters, chunk, keep_per_chunk)| (parameters, Training { chunk, keep_per_chunk, ..training }))
 }
 
 /// The ledger of [`sample_genesis`] before its first block; made once, a key generation takes a while.
@@ -210,6 +223,21 @@ fn decided_block(bytes: &[u8]) {
         // as every receiver does before it believes the certificate
         bft::block_id(&codec::encode(&decided.block));
         applied_twice(&decided.block);
+    }
+}
+
+fn delta(bytes: &[u8]) {
+    let judging = sample_manifest("corpus").judging;
+    for (parameters, training) in delta_shapes() {
+        if let Ok(chunks) = delta::chunks(bytes, parameters, &training) {
+            let again = delta::encode(parameters, &training, &chunks);
+            assert!(again.as_deref() == Ok(bytes), "encodes back to other bytes");
+            assert!(bytes.len() <= delta::max_len(parameters, &training), "longer than any delta");
+        }
+        if let Ok(read) = delta::decode(bytes, parameters, &training, &judging) {
+            assert!(read.changes.iter().all(|(at, _)| (*at as usize) < parameters), "a change outside the model");
+            read.cosine_milli(&read);
+        }
     }
 }
 

@@ -18,10 +18,12 @@
 //! assert_ne!(shown, commitment(trainer, ModelId([0; 32]), 2, head.hash, delta, 1_000, Digest([7; 32])));
 //! ```
 
+pub mod architecture;
 pub mod beacon;
 pub mod bft;
 pub mod codec;
 pub mod decoy;
+pub mod delta;
 pub mod engine;
 pub mod epoch;
 pub mod evidence;
@@ -34,6 +36,7 @@ pub mod manifest;
 pub mod outcome;
 pub mod sample;
 pub mod score;
+pub mod sealed;
 pub mod state;
 pub mod tx;
 pub mod wire;

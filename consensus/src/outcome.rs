@@ -10,7 +10,7 @@ use crate::epoch::{Checkpoint, Handover, Membership};
 use crate::ids::{Beacon, BlobRef, ChainId, ClaimId, Digest, ModelId, NodeId};
 use crate::manifest::Manifest;
 use crate::record;
-use crate::score::{self, Measurement, Paired, Verdict};
+use crate::score::{self, HeadScores, Measurement, Paired, Twin, Verdict};
 use serde::{Deserialize, Serialize};
 
 /// Statement that a round takes no more claims. It enters the ledger with the beacon from which gate
@@ -31,49 +31,6 @@ pub fn samples_input(chain: ChainId, model: ModelId, round: u64) -> BeaconInput 
     BeaconInput { chain, purpose: Purpose::Samples, number: round, subject: model.0 }
 }
 
-/// How a head does on the held-out test split.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize, Deserialize)]
-pub struct TestReport {
-    /// Samples.
-    pub n: u32,
-    /// Sum of per-sample losses, micro-nats.
-    pub loss_sum_unat: i64,
-    /// Samples classified correctly.
-    pub correct: u32,
-}
-
-impl TestReport {
-    fn agrees(&self, other: &Self) -> bool {
-        let edges = 2 + self.n / 1000;
-        self.n == other.n
-            && self.loss_sum_unat.abs_diff(other.loss_sum_unat) <= u64::from(edges)
-            && self.correct.abs_diff(other.correct) <= edges
-    }
-}
-
-/// What was measured of the candidate head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize, Deserialize)]
-pub struct HeadScores {
-    /// Weights after applying the accepted deltas (S6).
-    pub candidate: BlobRef,
-    /// Gain over the parent on the confirm sample.
-    pub confirm: Paired,
-    /// Parent on the test split.
-    pub parent_test: TestReport,
-    /// Candidate on the test split.
-    pub candidate_test: TestReport,
-}
-
-impl HeadScores {
-    /// Whether two honest validators may have measured these of the same candidate.
-    pub fn agrees(&self, other: &Self) -> bool {
-        self.candidate == other.candidate
-            && self.confirm.agrees(&other.confirm)
-            && self.parent_test.agrees(&other.parent_test)
-            && self.candidate_test.agrees(&other.candidate_test)
-    }
-}
-
 /// Judgement on one claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize, Deserialize)]
 pub struct ClaimOutcome {
@@ -89,6 +46,32 @@ pub struct ClaimOutcome {
     pub credit_unat: u64,
 }
 
+/// What a replay of a round measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// Each claim's measurement; twins refer to them in ascending order.
+    pub claims: Vec<(ClaimId, NodeId, Measurement)>,
+    /// Pairs of near-copies, ascending.
+    pub twins: Vec<Twin>,
+    /// Scores of the candidate head, if any claim was accepted.
+    pub head: Option<HeadScores>,
+}
+
+impl Measured {
+    /// Puts what was attested of the sealed guards in place of what a replay without their key skipped (S3).
+    pub fn take_sealed(&mut self, manifest: &Manifest, attested: &Outcome) {
+        let (Some(mine), Some(theirs)) = (&mut self.head, &attested.head) else { return };
+        for ((slice, mine), theirs) in manifest.data.guards.iter().zip(&mut mine.guards).zip(&theirs.guards) {
+            if slice.sealed.is_some() && *mine == Paired::SKIPPED {
+                *mine = *theirs;
+            }
+        }
+    }
+}
+
+/// Model, round, parent head and beacon of the seal.
+pub type RoundName = (ModelId, u64, BlobRef, Beacon);
+
 /// The result of a round.
 #[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize, Deserialize)]
 pub struct Outcome {
@@ -102,6 +85,8 @@ pub struct Outcome {
     pub sealed: Beacon,
     /// Every claim of the round, ascending by claim.
     pub claims: Vec<ClaimOutcome>,
+    /// Pairs of claims that are near-copies, ascending.
+    pub twins: Vec<Twin>,
     /// The candidate head, if any claim was accepted.
     pub head: Option<HeadScores>,
     /// Proven gain, micro-nats of mean loss; zero if the candidate is not adopted.
@@ -161,33 +146,35 @@ pub fn outcome_topic(chain: ChainId, model: ModelId, round: u64) -> Digest {
 
 impl Outcome {
     /// Derives verdicts, adoption and credit from measurements (S4, S6).
-    pub fn derive(
-        manifest: &Manifest,
-        (model, round, parent, sealed): (ModelId, u64, BlobRef, Beacon),
-        mut measured: Vec<(ClaimId, NodeId, Measurement)>,
-        head: Option<HeadScores>,
-    ) -> Self {
-        measured.sort_by_key(|(claim, ..)| *claim);
-        let judging = &manifest.judging;
-        let proven_unat = head.map_or(0, |h| score::proven_gain_unat(judging, &h.confirm));
-        let mut claims: Vec<ClaimOutcome> = measured
-            .into_iter()
-            .map(|(claim, trainer, measurement)| {
-                let verdict = score::verdict(judging, &measurement);
-                ClaimOutcome { claim, trainer, measurement, verdict, credit_unat: 0 }
+    pub fn derive(manifest: &Manifest, (model, round, parent, sealed): RoundName, mut measured: Measured) -> Self {
+        measured.claims.sort_by_key(|(claim, ..)| *claim);
+        let (mode, judging, head) = (manifest.work_mode, &manifest.judging, measured.head);
+        let measurements: Vec<Measurement> = measured.claims.iter().map(|(.., m)| *m).collect();
+        let verdicts = score::verdicts(mode, judging, &measurements, &measured.twins);
+        let proven = head.as_ref().map_or(0, |h| score::proven_gain_unat(manifest, h));
+        let (proven_unat, credits) = score::credits(mode, proven, &measurements, &verdicts);
+        let claims = measured.claims.into_iter().zip(verdicts.into_iter().zip(credits));
+        let claims = claims
+            .map(|((claim, trainer, measurement), (verdict, credit_unat))| ClaimOutcome {
+                claim,
+                trainer,
+                measurement,
+                verdict,
+                credit_unat,
             })
             .collect();
-        let accepted: Vec<&mut ClaimOutcome> = claims.iter_mut().filter(|c| c.verdict == Verdict::Accepted).collect();
-        let weights: Vec<u64> = accepted.iter().map(|c| score::credit_weight(&c.measurement)).collect();
-        for (claim, credit) in accepted.into_iter().zip(score::split_exactly(proven_unat, &weights)) {
-            claim.credit_unat = credit;
-        }
-        Self { model, round, parent, sealed, claims, head, proven_unat }
+        Self { model, round, parent, sealed, claims, twins: measured.twins, head, proven_unat }
+    }
+
+    /// What was measured, without what follows from it.
+    pub fn measured(&self) -> Measured {
+        let claims = self.claims.iter().map(|c| (c.claim, c.trainer, c.measurement)).collect();
+        Measured { claims, twins: self.twins.clone(), head: self.head.clone() }
     }
 
     /// The head after this round: the candidate if it has proven itself, else the parent (S6).
     pub fn new_head(&self) -> BlobRef {
-        match self.head {
+        match &self.head {
             Some(head) if self.proven_unat > 0 => head.candidate,
             _ => self.parent,
         }
@@ -216,10 +203,26 @@ impl Outcome {
 
     /// Whether verdicts, adoption and credit are what [`Outcome::derive`] gives.
     pub fn is_consistent(&self, manifest: &Manifest) -> bool {
-        let measured = self.claims.iter().map(|c| (c.claim, c.trainer, c.measurement)).collect();
-        let again = Self::derive(manifest, (self.model, self.round, self.parent, self.sealed), measured, self.head);
+        let measured = self.measured();
+        let measurements: Vec<Measurement> = measured.claims.iter().map(|(.., m)| *m).collect();
+        let (mode, judging) = (manifest.work_mode, &manifest.judging);
+        if !score::twins_are_canonical(mode, judging, &measurements, &self.twins) {
+            return false;
+        }
+        let again = Self::derive(manifest, (self.model, self.round, self.parent, self.sealed), measured);
         let any_accepted = self.claims.iter().any(|c| c.verdict == Verdict::Accepted);
         again == *self && any_accepted == self.head.is_some()
+    }
+
+    /// Whether the sealed guards were measured if the round opened them, and skipped if not (S3).
+    pub fn fits_sealed(&self, manifest: &Manifest, opened: bool) -> bool {
+        let slices = &manifest.data.guards;
+        self.head.as_ref().is_none_or(|head| {
+            head.guards.len() == slices.len()
+                && head.guards.iter().zip(slices).filter(|(_, slice)| slice.sealed.is_some()).all(|(scores, slice)| {
+                    if opened { scores.n == slice.split.samples } else { *scores == Paired::SKIPPED }
+                })
+        })
     }
 
     /// Whether an honest validator that measured `mine` may sign `self` (R5): same claims and
@@ -239,7 +242,7 @@ impl Outcome {
             (None, None) => true,
             _ => false,
         };
-        same && claims && head
+        same && claims && head && self.twins == mine.twins
     }
 
     /// Whether `self`, revealed by a member, cannot be an honest measurement if `attested` is right
@@ -264,12 +267,15 @@ impl Outcome {
                 comparable = false;
             }
         }
-        comparable
-            && match (&self.head, &attested.head) {
-                (Some(a), Some(b)) => !a.agrees(b),
-                (None, None) => false,
-                _ => true,
-            }
+        comparable && (self.twins != attested.twins || self.head_contradicts(attested))
+    }
+
+    fn head_contradicts(&self, attested: &Self) -> bool {
+        match (&self.head, &attested.head) {
+            (Some(a), Some(b)) => !a.agrees(b),
+            (None, None) => false,
+            _ => true,
+        }
     }
 }
 

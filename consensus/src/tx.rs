@@ -58,6 +58,38 @@ pub enum Tx {
     Evidence(Evidence),
     /// C6: a sponsor shows that a claim was a decoy with a known answer.
     Decoy(ClaimId, Digest),
+    /// S3: who added a model gives the key of its sealed guards.
+    Unseal(Unseal),
+}
+
+/// The key of a model's sealed guards (S3), see [`crate::sealed`].
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub enum Unseal {
+    /// To the committee of an epoch: the one in charge, or the one before.
+    Committee {
+        /// Model.
+        model: ModelId,
+        /// Epoch of the committee.
+        epoch: u64,
+        /// One sealed box a member, in member order.
+        boxes: Vec<Vec<u8>>,
+    },
+    /// To everyone, once and for all.
+    Public {
+        /// Model.
+        model: ModelId,
+        /// The key.
+        key: Digest,
+    },
+}
+
+impl Unseal {
+    /// Model it is about.
+    pub fn model(&self) -> ModelId {
+        match self {
+            Self::Committee { model, .. } | Self::Public { model, .. } => *model,
+        }
+    }
 }
 
 /// A committee member's commitment to its measurement of a round (R4).
@@ -271,6 +303,8 @@ impl SignedTx {
             Tx::Leave => "leave",
             Tx::Evidence(_) => "evidence",
             Tx::Decoy(..) => "decoy",
+            Tx::Unseal(Unseal::Committee { .. }) => "unseal",
+            Tx::Unseal(Unseal::Public { .. }) => "unseal-public",
         }
     }
 

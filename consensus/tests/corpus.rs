@@ -102,6 +102,15 @@ fn corpus_files_decode() {
     all::<oda_consensus::frost::SignMessage>("sign_message");
     all::<oda_consensus::wire::SignedPeerRecord>("signed_peer_record");
     all::<oda_consensus::tx::SignedTx>("signed_tx");
+    // not records: each file is a delta of one of the shapes that the target knows, and no shape is without one
+    let deltas: Vec<Vec<u8>> = names(&root().join("corpus/delta"))
+        .iter()
+        .map(|n| std::fs::read(root().join("corpus/delta").join(n)).unwrap())
+        .collect();
+    for (parameters, training) in oda_consensus::fuzzing::delta_shapes() {
+        let read = |bytes: &Vec<u8>| oda_consensus::delta::chunks(bytes, parameters, &training).is_ok();
+        assert_eq!(deltas.iter().filter(|bytes| read(bytes)).count(), 1, "{parameters}: run the example make_corpus");
+    }
 }
 
 #[test] // every target has its file in the fuzz crate, and is named there

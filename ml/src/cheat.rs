@@ -1,6 +1,6 @@
 //! Dishonest submissions, for test networks: what the demo's cheating trainer hands in.
 
-use crate::delta;
+use crate::compress::compress;
 use oda_consensus::manifest::Manifest;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -18,8 +18,8 @@ pub enum Cheat {
     ForeignData,
     /// A delta of another shape.
     WrongShape,
-    /// NaN inside.
-    NotANumber,
+    /// A true header with garbage behind it, as many bytes as a delta has.
+    Garbage,
     /// Far more bytes than allowed.
     Oversize,
 }
@@ -30,7 +30,7 @@ impl Cheat {
         const TURN: [Cheat; 9] = [
             Cheat::Random,
             Cheat::Poison,
-            Cheat::NotANumber,
+            Cheat::Garbage,
             Cheat::Lazy,
             Cheat::ForeignData,
             Cheat::WrongShape,
@@ -59,13 +59,36 @@ pub fn random(parameters: usize, size: f32, seed: [u8; 32]) -> Vec<f32> {
 pub fn malformed(cheat: Cheat, manifest: &Manifest) -> Option<Vec<u8>> {
     let parameters = usize::try_from(manifest.parameters()).ok()?;
     match cheat {
-        Cheat::WrongShape => Some(delta::encode(&vec![0.01; parameters / 2 + 1], &manifest.training)),
-        Cheat::NotANumber => {
-            let mut bytes = delta::encode(&vec![0.01; parameters], &manifest.training);
-            bytes.get_mut(12..16)?.copy_from_slice(&f32::NAN.to_le_bytes());
+        Cheat::WrongShape => Some(compress(&vec![0.01; parameters / 2 + 1], &manifest.training)),
+        Cheat::Garbage => {
+            let mut bytes = compress(&vec![0.01; parameters], &manifest.training);
+            let (_header, body) = bytes.split_at_mut_checked(13)?;
+            body.fill(0xff);
             Some(bytes)
         }
         Cheat::Oversize => Some(vec![7; usize::try_from(manifest.judging.max_delta_bytes).ok()? + 1]),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oda_consensus::delta::decode;
+    use oda_consensus::score::Refusal;
+
+    #[test] // S7: each malformed kind is refused before any evaluation, for its own reason
+    fn malformed_kinds_are_refused() {
+        let m = oda_consensus::fuzzing::sample_manifest("cheat");
+        let parameters = usize::try_from(m.parameters()).unwrap();
+        for (kind, why) in [
+            (Cheat::WrongShape, Refusal::WrongShape),
+            (Cheat::Garbage, Refusal::Malformed),
+            (Cheat::Oversize, Refusal::Oversize),
+        ] {
+            let bytes = malformed(kind, &m).unwrap();
+            assert_eq!(decode(&bytes, parameters, &m.training, &m.judging), Err(why), "{kind:?}");
+        }
+        assert!(malformed(Cheat::Random, &m).is_none());
     }
 }

@@ -8,7 +8,7 @@ use crate::{lite, query, rpc, verify, verify_chain};
 use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use oda_consensus::ids::{ClaimId, ModelId};
-use oda_consensus::tx::{SignedTx, Tx};
+use oda_consensus::tx::{SignedTx, Tx, Unseal};
 use oda_storage::{LedgerStore, RocksLedger};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ enum Command {
     Lite(DataDir),
     /// Make a wallet in an empty data directory; shows its words once.
     Init(DataDir),
-    /// Models on the ledger.
+    /// Models: prepare one, list those on the ledger.
     #[command(subcommand)]
     Model(ModelCommand),
     /// Claims on the ledger.
@@ -108,6 +108,17 @@ pub struct RpcArgs {
 
 #[derive(Subcommand)]
 enum ModelCommand {
+    /// Reads a model description and its data, tries it, and keeps it for a sponsor.
+    Add(crate::model_add::AddArgs),
+    /// Give everyone the key of the sealed guards of the own model, once and for all: from then on anyone can replay
+    /// every figure, and train on them.
+    Reveal {
+        /// Data directory of the sponsor; its [sponsor] section names the model.
+        #[arg(long, env = "ODA_DATADIR")]
+        datadir: PathBuf,
+        #[command(flatten)]
+        rpc: RpcArgs,
+    },
     /// All models.
     List(RpcArgs),
     /// One model with its rounds.
@@ -197,6 +208,17 @@ pub async fn run(cli: Cli) -> Result<()> {
                 *words
             );
             Ok(())
+        }
+        Command::Model(ModelCommand::Add(args)) => crate::model_add::run(&args, json),
+        Command::Model(ModelCommand::Reveal { datadir, rpc }) => {
+            let config = Config::load(&datadir)?;
+            let chain = config.genesis(&datadir)?.chain();
+            let sponsor = config.sponsor.as_ref().context("oda.toml has no [sponsor] section: whose model is it?")?;
+            let identity = Identity::load(&datadir)?;
+            let bundle = crate::sponsor::load(sponsor, &datadir, &identity).await?;
+            let key = bundle.guard_key.context("the model has no sealed guards: there is nothing to reveal")?;
+            let unseal = Unseal::Public { model: bundle.manifest.id(), key: key.public() };
+            query::submit(&rpc.rpc, &SignedTx::new(Tx::Unseal(unseal), &identity.key, chain), json).await
         }
         Command::Model(ModelCommand::List(r)) => query::models(&r.rpc, json).await,
         Command::Model(ModelCommand::Show { id, rpc }) => query::model(&rpc.rpc, id, json).await,

@@ -115,8 +115,11 @@ pub struct Lightning {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sponsor {
-    /// Model description, see `models/`.
+    /// Model description, see `models/`, or what `oda model add` made of one.
     pub model: PathBuf,
+    /// Where its data lies, if not beside it.
+    #[serde(default)]
+    pub data: Option<PathBuf>,
     /// Payment for one accepted claim, msat.
     pub per_claim_msat: u64,
     /// Most to be held and paid in total, msat.
@@ -133,17 +136,29 @@ pub struct Sponsor {
 }
 
 /// A trainer's settings.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trainer {
     /// Threads for training; 0 takes one.
     #[serde(default)]
     pub threads: u32,
+    /// Where to train: "auto" (a GPU if libtorch finds one), "cpu" or "cuda".
+    #[serde(default = "default_device")]
+    pub device: String,
     /// Test networks only: submit dishonest work of every kind in turn.
     #[serde(default)]
     pub cheat: bool,
 }
 
+impl Default for Trainer {
+    fn default() -> Self {
+        Self { threads: 0, device: default_device(), cheat: false }
+    }
+}
+
+fn default_device() -> String {
+    "auto".into()
+}
 fn default_genesis() -> PathBuf {
     "genesis.json".into()
 }
@@ -180,6 +195,9 @@ impl Config {
     }
 
     fn check(&self) -> Result<()> {
+        if let Err(error) = self.trainer.device.parse::<oda_ml::torch::Device>() {
+            bail!("[trainer] device: {error}");
+        }
         if self.trainer.cheat && self.network != BitcoinNetwork::Regtest {
             bail!("[trainer] cheat is for regtest networks only: remove it or set network = \"regtest\"");
         }

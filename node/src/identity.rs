@@ -41,6 +41,11 @@ impl Identity {
         Ok(Self { key: Arc::new(key), encryption, lightning_seed })
     }
 
+    /// From which the keys of a sponsor's sealed guards derive (S3).
+    pub fn sealing_secret(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(blake3::derive_key("oda 2026 sealed guards of a sponsor", &*self.key.secret()))
+    }
+
     /// Reads the secrets of a data directory.
     ///
     /// # Errors

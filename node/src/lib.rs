@@ -12,6 +12,7 @@ pub mod jobs;
 pub mod ledger;
 pub mod lite;
 pub mod mempool;
+pub mod model_add;
 pub mod net;
 pub mod peers;
 pub mod query;

@@ -8,7 +8,7 @@ use crate::clock::now_ms;
 use crate::config::Config;
 use crate::full::own_record;
 use crate::identity::Identity;
-use crate::jobs;
+use crate::jobs::Training;
 use crate::net::{Net, NetConfig, NetEvent};
 use crate::peers::PeerBook;
 use crate::report::{LiteEvent, Reporter};
@@ -27,7 +27,7 @@ use oda_storage::{Blobs, RecordStore, RocksRecords};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Duration, MissedTickBehavior};
@@ -69,6 +69,7 @@ struct Lite {
     announced: BTreeMap<ModelId, u64>,
     turn: usize,
     reporter: Arc<Reporter>,
+    training_dir: PathBuf,
     events: mpsc::Sender<Event>,
 }
 
@@ -146,6 +147,7 @@ pub async fn run(
         announced: BTreeMap::new(),
         turn: 0,
         reporter,
+        training_dir: datadir.join("training"),
         events,
     };
     let mut tick = tokio::time::interval(Duration::from_millis(300));
@@ -364,13 +366,18 @@ impl Lite {
                         });
                     }
                     let providers = self.book.providers(&self.founders);
-                    let (blobs, events, reporter) = (self.blobs.clone(), self.events.clone(), self.reporter.clone());
-                    let (me, trainer) = (self.me, self.config.trainer.clone());
+                    let training = Training {
+                        me: self.me,
+                        options: self.config.trainer.clone(),
+                        blobs: self.blobs.clone(),
+                        providers,
+                        reporter: self.reporter.clone(),
+                        dir: self.training_dir.clone(),
+                    };
+                    let events = self.events.clone();
                     tokio::spawn(async move {
                         let (model, round) = (job.model, job.round);
-                        let result = jobs::train(*job, me, trainer, blobs, providers, reporter)
-                            .await
-                            .map_err(|e| format!("{e:#}"));
+                        let result = training.run(*job).await.map_err(|e| format!("{e:#}"));
                         if result.is_err() {
                             tokio::time::sleep(Duration::from_secs(1)).await;
                         }

@@ -445,13 +445,23 @@ pub async fn claim(url: &str, id: ClaimId, json: bool) -> Result<()> {
             verdict(&judged["verdict"]),
             nats(judged["credit_unat"].as_i64().unwrap_or(0))
         );
+        let added = &judged["measurement"]["added"];
+        if added.is_object() {
+            let (n, sum) =
+                (added["gate"]["n"].as_i64().unwrap_or(1).max(1), added["gate"]["sum_unat"].as_i64().unwrap_or(0));
+            println!(
+                "           states {} nat, adds {} nat a sample ({n} samples, sum {sum} unat)",
+                nats(added["stated_unat"].as_i64().unwrap_or(0)),
+                nats(sum / n)
+            );
+        }
         if let Some(scores) = judged["measurement"]["scored"].as_object() {
             for (name, what) in [
                 ("shard", "own shard, full step"),
                 ("gate", "gate sample, full step"),
                 ("probe", "gate sample, probe step"),
             ] {
-                let p = scores.get(name).cloned().unwrap_or_default();
+                let Some(p) = scores.get(name).filter(|p| p.is_object()) else { continue };
                 let (n, sum) = (p["n"].as_i64().unwrap_or(1).max(1), p["sum_unat"].as_i64().unwrap_or(0));
                 println!("           {what}: {:>10} nat a sample ({n} samples, sum {sum} unat)", nats(sum / n));
             }

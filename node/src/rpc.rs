@@ -339,6 +339,7 @@ fn about(tx: &Tx) -> String {
         Tx::Membership(Membership::Admit { node, .. } | Membership::Evict { node, .. }, _) => format!("node {node}"),
         Tx::Evidence(_) => String::new(),
         Tx::Decoy(claim, _) => format!("claim {claim}"),
+        Tx::Unseal(unseal) => format!("model {}", unseal.model()),
     }
 }
 

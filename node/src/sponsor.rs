@@ -14,10 +14,12 @@ use oda_consensus::engine::sponsor::{PayPhase, PayRecord, Sponsor};
 use oda_consensus::ids::{ModelId, NodeId, PaymentHash};
 use oda_consensus::keys::NodeKey;
 use oda_consensus::manifest::Manifest;
+use oda_consensus::sealed::{self, GuardKey};
 use oda_consensus::state::State;
 use oda_consensus::tx::{Fund, SignedTx, Tx};
 use oda_consensus::wire::{LightningAddress, Role};
 use oda_lightning::{LnEvent, PaymentState, PaymentStatus, Wallet};
+use oda_ml::model_file::{self, Bundle};
 use oda_storage::{Blobs, RecordStore, RocksRecords};
 use rand_chacha::ChaCha20Rng;
 use std::collections::BTreeMap;
@@ -48,6 +50,7 @@ pub(crate) struct SponsorHost {
     lightning: LightningAddress,
     records: RocksRecords,
     manifest: Manifest,
+    guard_key: Option<GuardKey>,
     model: ModelId,
     config: SponsorConfig,
     opened: BTreeMap<String, Instant>,
@@ -67,6 +70,14 @@ fn key(record: &PayRecord) -> Vec<u8> {
     [PREFIX, &record.escrow.0].concat()
 }
 
+/// The sponsor's model with its data, as the configuration names it.
+pub(crate) async fn load(config: &SponsorConfig, datadir: &Path, identity: &Identity) -> Result<Bundle> {
+    let path = if config.model.is_absolute() { config.model.clone() } else { datadir.join(&config.model) };
+    let data = config.data.as_ref().map(|d| if d.is_absolute() { d.clone() } else { datadir.join(d) });
+    let secret = identity.sealing_secret();
+    Ok(wallet::blocking(move || model_file::load_sealed(&path, data.as_deref(), &secret)).await??)
+}
+
 impl SponsorHost {
     pub(crate) async fn start(
         config: &SponsorConfig,
@@ -82,8 +93,7 @@ impl SponsorHost {
             "[sponsor] per_claim_msat = {} is below 1,000,000: an HTLC of that size is not enforceable on chain (P7)",
             config.per_claim_msat
         );
-        let path = if config.model.is_absolute() { config.model.clone() } else { datadir.join(&config.model) };
-        let bundle = wallet::blocking(move || oda_ml::model_file::load(&path)).await??;
+        let bundle = load(config, datadir, identity).await?;
         let model = bundle.manifest.id();
         for blob in bundle.blobs {
             blobs.add(blob).await.context("storing the model's data")?;
@@ -122,6 +132,7 @@ impl SponsorHost {
             lightning,
             records,
             manifest: bundle.manifest,
+            guard_key: bundle.guard_key,
             model,
             config: config.clone(),
             opened: BTreeMap::new(),
@@ -136,15 +147,18 @@ impl SponsorHost {
         self.lightning.clone()
     }
 
-    /// What the ledger does not say yet: the model, and the promise to fund it.
+    /// What the ledger does not say yet: the model, the promise to fund it, and for a committee that does not
+    /// have it the key of the sealed guards (S3).
     pub(crate) fn due_transactions(&self, state: &State) -> Vec<Tx> {
         let Some(model) = state.model(self.model) else { return vec![Tx::AddModel(self.manifest.clone())] };
+        let unseal = self.guard_key.as_ref().and_then(|key| sealed::due(state, self.me, self.model, key, false));
+        let mut due: Vec<Tx> = unseal.into_iter().collect();
         let promised = model.sponsors.iter().find(|s| s.sponsor == self.me).map_or(0, |s| s.fund.budget_msat);
         if promised < self.config.budget_msat {
             let SponsorConfig { per_claim_msat, budget_msat, .. } = self.config;
-            return vec![Tx::Fund(Fund { model: self.model, per_claim_msat, budget_msat })];
+            due.push(Tx::Fund(Fund { model: self.model, per_claim_msat, budget_msat }));
         }
-        Vec::new()
+        due
     }
 
     /// Plants decoys and goes on with those planted; transactions to be put before the network.

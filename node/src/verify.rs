@@ -2,7 +2,9 @@
 //! integer with the attested outcome.
 //!
 //! Nothing a peer says is believed: the manifest must hash to the model's id, every blob to its hash,
-//! the outcome must carry the group key's signature, and the samples follow from its beacons.
+//! the outcome must carry the group key's signature, and the samples follow from its beacons. One figure cannot
+//! be replayed by everyone: that of a sealed guard, before its key is public (S3). It is taken as attested, and
+//! the output says so.
 
 use crate::config::read_genesis;
 use crate::jobs::{self, ReplayInput};
@@ -18,8 +20,10 @@ use oda_consensus::engine::validator::JudgeJob;
 use oda_consensus::epoch::EpochChain;
 use oda_consensus::ids::{ChainId, ClaimId, NodeId};
 use oda_consensus::keys::NodeKey;
+use oda_consensus::manifest::Manifest;
 use oda_consensus::outcome::{Outcome, first_beacon};
 use oda_consensus::score::{Measurement, Paired};
+use oda_consensus::sealed::GuardKey;
 use oda_consensus::wire::{ClaimView, Request, Response};
 use oda_storage::Blobs;
 use rand_core::RngCore as _;
@@ -168,7 +172,7 @@ async fn replay(args: &VerifyArgs, dir: &std::path::Path, json: bool) -> Result<
         let Response::Claim(Some(view)) = asker.ask(peer, Request::Claim(judged.claim)).await? else {
             bail!("the peer does not have claim {}", judged.claim);
         };
-        claims.push((judged.claim, judged.trainer, view.claim.reveal.map(|r| r.delta)));
+        claims.push((judged.claim, judged.trainer, view.claim.reveal));
     }
     let mut book = PeerBook::new(chain);
     if let Response::Peers(records) = asker.ask(peer, Request::Peers).await? {
@@ -176,6 +180,12 @@ async fn replay(args: &VerifyArgs, dir: &std::path::Path, json: bool) -> Result<
             book.insert(record, crate::clock::now_ms());
         }
     }
+    // S3: what the committee measured on sealed guards can be replayed once their key is everyone's
+    let measured = attested.head.as_ref().is_some_and(|h| {
+        manifest.data.guards.iter().zip(&h.guards).any(|(slice, scores)| slice.sealed.is_some() && scores.n > 0)
+    });
+    let guard_key = model.model.revealed.filter(|_| measured).map(|key| GuardKey::new(key.0));
+    let believed = measured && guard_key.is_none();
     let job = JudgeJob {
         model: claim.model,
         manifest: manifest.clone(),
@@ -184,25 +194,35 @@ async fn replay(args: &VerifyArgs, dir: &std::path::Path, json: bool) -> Result<
         sealed: attested.sealed,
         parent: attested.parent,
         claims,
+        guard_key,
         attempt: 0,
     };
-    let judged =
+    let mut judged =
         jobs::replay(ReplayInput { job, blobs: blobs.clone(), providers: book.providers(&genesis.nodes()) }).await?;
+    if believed {
+        judged.measured.take_sealed(&manifest, attested);
+    }
     let name = (judged.model, judged.round, attested.parent, attested.sealed);
-    let mine = Outcome::derive(&manifest, name, judged.measured, judged.head);
+    let mine = Outcome::derive(&manifest, name, judged.measured);
     asker.stop().await;
     let _ = blobs.shutdown().await;
-    report(args.claim, attested, &mine, json)
+    report(args.claim, &manifest, (attested, &mine), believed, json)
 }
 
-fn report(claim: ClaimId, ledger: &Outcome, mine: &Outcome, json: bool) -> Result<()> {
+fn report(
+    claim: ClaimId,
+    manifest: &Manifest,
+    (ledger, mine): (&Outcome, &Outcome),
+    believed: bool,
+    json: bool,
+) -> Result<()> {
     let find = |o: &Outcome| o.claims.iter().find(|c| c.claim == claim).copied();
     let (Some(theirs), Some(ours)) = (find(ledger), find(mine)) else { bail!("the replay lost the claim") };
     let (equal, agrees) = (ledger == mine, ledger.agrees(mine));
     if json {
         crate::query::print_json(&serde_json::json!({
             "claim": claim, "attested": true, "equal": equal, "within_rounding": agrees, "ledger": theirs, "replayed": ours,
-            "ledger_head": ledger.head, "replayed_head": mine.head,
+            "ledger_head": ledger.head, "replayed_head": mine.head, "sealed_guards_taken_as_attested": believed,
         }))?;
     } else {
         println!("attestation  holds: signed by the committee's group key");
@@ -210,10 +230,28 @@ fn report(claim: ClaimId, ledger: &Outcome, mine: &Outcome, json: bool) -> Resul
         if let (Measurement::Scored(a), Measurement::Scored(b)) = (&theirs.measurement, &ours.measurement) {
             row("own shard", &a.shard, &b.shard);
             row("gate", &a.gate, &b.gate);
-            row("probe", &a.probe, &b.probe);
+            if let (Some(a), Some(b)) = (&a.probe, &b.probe) {
+                row("probe", a, b);
+            }
+        }
+        if let (Measurement::Added(a), Measurement::Added(b)) = (&theirs.measurement, &ours.measurement) {
+            println!("{:<12} {} unat", "stated", a.stated_unat);
+            row("added", &a.gate, &b.gate);
         }
         if let (Some(a), Some(b)) = (&ledger.head, &mine.head) {
             row("new head", &a.confirm, &b.confirm);
+            for (guard, (a, b)) in manifest.data.guards.iter().zip(a.guards.iter().zip(&b.guards)) {
+                match guard.sealed {
+                    Some(_) if a.n == 0 => {
+                        println!("{:<12} sealed; the committee had no key and skipped it", guard.name)
+                    }
+                    Some(_) if believed => println!(
+                        "{:<12} ledger {:>12} unat over {} samples ? sealed: not replayed, its key is not public yet",
+                        guard.name, a.sum_unat, a.n
+                    ),
+                    _ => row(&guard.name, a, b),
+                }
+            }
             println!("candidate    ledger {}, replayed {}", a.candidate.hash.short(), b.candidate.hash.short());
         }
         println!(
@@ -228,7 +266,9 @@ fn report(claim: ClaimId, ledger: &Outcome, mine: &Outcome, json: bool) -> Resul
     if !json {
         println!(
             "{}",
-            if equal {
+            if equal && believed {
+                "equal: every integer but those on sealed guards, taken as attested, is the ledger's"
+            } else if equal {
                 "equal: every integer is the ledger's"
             } else {
                 "equal but for rounding edges of single samples (S2)"

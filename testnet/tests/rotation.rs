@@ -10,7 +10,6 @@ use oda_testnet::config::Role;
 use oda_testnet::demo::view::Money;
 use oda_testnet::genesis::Options;
 use oda_testnet::rpc::{Federation, ValidatorStatus};
-use std::process::Command;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -37,11 +36,6 @@ impl Story {
             let _ = self.follower.look(&self.network).await;
             self.pass().await?;
         }
-    }
-
-    fn oda(&self, args: &[&str]) -> Result<(bool, String)> {
-        let out = Command::new(self.network.oda()).args(args).output().context("running oda")?;
-        Ok((out.status.success(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned()))
     }
 
     /// C2: the keys from genesis to now, from a peer and offline; nothing forged or missing passes.

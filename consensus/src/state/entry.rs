@@ -10,8 +10,9 @@ use crate::codec;
 use crate::frost::{Deal, GroupSignature};
 use crate::ids::{Beacon, BlobRef, BlockHash, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash, Preimage};
 use crate::manifest::{Manifest, Timing};
-use crate::outcome::{ClaimOutcome, Outcome, TestReport};
+use crate::outcome::{ClaimOutcome, Outcome};
 use crate::record;
+use crate::score::TestReport;
 use crate::tx::{Fund, Reveal};
 use serde::Serialize;
 
@@ -57,6 +58,9 @@ pub struct Round {
     pub judges: Option<u64>,
     /// Beacon from which gate and confirm samples are drawn, once sealed (S3).
     pub sealed: Option<Beacon>,
+    /// Whether its judges measure the model's sealed guards: fixed when it is sealed, and again when other
+    /// judges take over. False if the model has none.
+    pub opened: bool,
     /// Committee members that have committed to scores, and those that have opened them (R4).
     pub scores: ScorePhase,
 }
@@ -111,6 +115,31 @@ pub struct ModelState {
     pub proven_unat: u64,
     /// Sponsors, in order of their first promise.
     pub sponsors: Vec<Sponsorship>,
+    /// Keys of its sealed guards for committees, ascending, at most [`MAX_KEYS`].
+    pub keys: Vec<CommitteeKeys>,
+    /// The key, once it is everyone's.
+    pub revealed: Option<Digest>,
+}
+
+/// Committees of a model's sealed guards that are remembered: judges are at most one epoch old.
+pub const MAX_KEYS: usize = 2;
+
+/// The key of a model's sealed guards, for one committee (S3).
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+pub struct CommitteeKeys {
+    /// Epoch of the committee.
+    pub epoch: u64,
+    /// One sealed box a member, in member order.
+    #[serde(skip)]
+    pub boxes: Vec<Vec<u8>>,
+}
+
+impl ModelState {
+    /// Whether the committee of an epoch has been given the key of the sealed guards (S3).
+    pub fn opens(&self, epoch: u64) -> bool {
+        let given = || self.revealed.is_some() || self.keys.iter().any(|k| k.epoch == epoch);
+        self.manifest.has_sealed_guards() && given()
+    }
 }
 record!(ModelState, b"modl", 64 << 10, |value| codec::within(&value.manifest));
 

@@ -331,7 +331,10 @@ impl State {
                 continue;
             }
             let mut model = model.as_ref().clone();
+            // a sealed round keeps what it measures while it keeps its judges
+            let opened = appoint && model.opens(epoch);
             if let Some(round) = &mut model.round {
+                round.opened = if appoint { opened && round.sealed.is_some() } else { round.opened };
                 let attempt = round.scores.attempt.saturating_add(round.judges.is_some().into());
                 round.judges = if appoint { Some(epoch) } else { round.judges };
                 round.scores = ScorePhase { attempt, ..ScorePhase::default() };

@@ -16,7 +16,8 @@ use crate::frost::GroupSignature;
 use crate::ids::{ClaimId, Digest, ModelId, NodeId};
 use crate::outcome::{Attestation, Outcome, Seal, Statement, samples_input};
 use crate::score::{Measurement, Verdict};
-use crate::tx::{ScoreCommit, ScoreReveal, score_commitment};
+use crate::sealed::boxes_fit;
+use crate::tx::{ScoreCommit, ScoreReveal, Unseal, score_commitment};
 
 /// Blocks after which scores that nobody opens are taken again.
 const PATIENCE_BLOCKS: u64 = 40;
@@ -43,6 +44,7 @@ impl State {
     // S3
     pub(super) fn seal(&self, seal: &Seal, proof: &BeaconProof) -> Result<Vec<Entry>, TxError> {
         let mut model = self.model_or(seal.model)?.clone();
+        let opens = model.round.as_ref().and_then(|r| r.judges).is_some_and(|epoch| model.opens(epoch));
         let round = model.round.as_mut().ok_or(TxError::NoRound)?;
         if round.sealed.is_some() {
             return Err(TxError::AlreadySealed);
@@ -53,6 +55,43 @@ impl State {
         }
         let input = samples_input(self.chain, seal.model, seal.round);
         round.sealed = Some(judges.beacon.verify(&input, proof).map_err(|_| TxError::BadBeacon)?);
+        round.opened = opens;
+        Ok(vec![Entry::Model(Box::new(model))])
+    }
+
+    // S3: nobody but who brought the model knows the key
+    pub(super) fn unseal(&self, who: NodeId, unseal: &Unseal) -> Result<Vec<Entry>, TxError> {
+        let mut model = self.model_or(unseal.model())?.clone();
+        if who != model.added_by {
+            return Err(TxError::WrongSigner(model.added_by));
+        }
+        if !model.manifest.has_sealed_guards() {
+            return Err(TxError::NothingSealed);
+        }
+        if model.revealed.is_some() {
+            return Err(TxError::SaidAlready);
+        }
+        match unseal {
+            Unseal::Public { key, .. } => {
+                model.revealed = Some(*key);
+                model.keys.clear();
+            }
+            Unseal::Committee { epoch, boxes, .. } => {
+                let now = self.federation().epoch;
+                let known = self.epoch_state(*epoch).filter(|_| *epoch <= now && epoch.saturating_add(1) >= now);
+                let members = known.ok_or(TxError::WrongEpoch(now))?.group.members().len();
+                if model.keys.iter().any(|k| k.epoch == *epoch) {
+                    return Err(TxError::SaidAlready);
+                }
+                if !boxes_fit(boxes, members) {
+                    return Err(TxError::BadBoxes(members));
+                }
+                model.keys.push(CommitteeKeys { epoch: *epoch, boxes: boxes.clone() });
+                model.keys.sort_by_key(|k| k.epoch);
+                let old = model.keys.len().saturating_sub(MAX_KEYS);
+                model.keys.drain(..old);
+            }
+        }
         Ok(vec![Entry::Model(Box::new(model))])
     }
 
@@ -148,7 +187,8 @@ impl State {
         if score_commitment(who, o, reveal.salt) != score.commitment {
             return Err(TxError::WrongOpening);
         }
-        if Some(o.sealed) != round.sealed || o.parent != head || o.claims.len() != round.claims.len() {
+        let about = Some(o.sealed) == round.sealed && o.parent == head && o.claims.len() == round.claims.len();
+        if !about || !o.fits_sealed(&manifest, round.opened) {
             return Err(TxError::WrongStatement);
         }
         if !o.is_consistent(&manifest) {
@@ -191,6 +231,7 @@ impl State {
         if outcome.sealed != sealed
             || outcome.parent != model.head.weights
             || outcome.claims.len() != round.claims.len()
+            || !outcome.fits_sealed(&model.manifest, round.opened)
         {
             return Err(TxError::WrongStatement);
         }
@@ -215,6 +256,14 @@ impl State {
                 .ok_or(TxError::WrongStatement)?
                 .clone();
             let hidden = matches!(judged.measurement, Measurement::NotRevealed);
+            // free mode: judged by what the trainer itself stated
+            let stated = match judged.measurement {
+                Measurement::Added(added) => Some(added.stated_unat),
+                _ => None,
+            };
+            if stated.is_some() && stated != claim.reveal.map(|r| r.stated_gain_unat) {
+                return Err(TxError::WrongStatement);
+            }
             if claim.trainer != judged.trainer || hidden != claim.reveal.is_none() {
                 return Err(TxError::WrongStatement);
             }

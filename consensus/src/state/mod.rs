@@ -14,8 +14,8 @@ mod rules;
 mod tests;
 
 pub use entry::{
-    ClaimState, Credit, Entry, EntryError, EscrowState, EscrowStatus, Head, ModelState, OutcomeState, Round,
-    ScorePhase, Sponsorship, Tip,
+    ClaimState, CommitteeKeys, Credit, Entry, EntryError, EscrowState, EscrowStatus, Head, MAX_KEYS, ModelState,
+    OutcomeState, Round, ScorePhase, Sponsorship, Tip,
 };
 pub use federation_entry::{
     CheckpointState, Dealing, DkgPhase, DkgState, EpochState, FederationState, ScoreState, ServiceRecord,

@@ -117,6 +117,10 @@ pub enum TxError {
     NotActive,
     #[error("the claim is not a judged decoy of this sponsor")]
     NotADecoy,
+    #[error("the model has no sealed guards")]
+    NothingSealed,
+    #[error("a committee of {0} needs one box of its size a member")]
+    BadBoxes(usize),
     #[error("the preimage does not hash to the escrow's payment hash")]
     WrongPreimage,
     #[error("the escrow is not in a state that allows this")]
@@ -171,6 +175,7 @@ impl State {
             Tx::Leave => self.leave(who, at),
             Tx::Evidence(evidence) => self.evidence(evidence, at),
             Tx::Decoy(claim, seed) => self.decoy(who, *claim, *seed, at),
+            Tx::Unseal(unseal) => self.unseal(who, unseal),
         }
     }
 
@@ -195,6 +200,8 @@ impl State {
             round: None,
             proven_unat: 0,
             sponsors: Vec::new(),
+            keys: Vec::new(),
+            revealed: None,
         }))])
     }
 
@@ -415,6 +422,7 @@ pub(super) fn open_round(number: u64, opened_height: u64, start: crate::ids::Bea
         claims: Vec::new(),
         judges: None,
         sealed: None,
+        opened: false,
         scores: ScorePhase::default(),
     }
 }

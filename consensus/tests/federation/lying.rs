@@ -16,9 +16,9 @@ pub struct FalseScores;
 impl Attacker for FalseScores {
     fn input(&mut self, mut input: ValidatorInput) -> ValidatorInput {
         if let ValidatorInput::Judged(judged) = &mut input {
-            for (_, _, measurement) in &mut judged.measured {
+            for (_, _, measurement) in &mut judged.measured.claims {
                 if let Measurement::Scored(scores) = measurement {
-                    scores.probe.sum_unat += 1_000;
+                    scores.shard.sum_unat += 1_000;
                 }
             }
         }

@@ -6,8 +6,8 @@ use oda_consensus::fuzzing::sample_manifest;
 use oda_consensus::ids::{BlobHash, BlobRef, ClaimId, Digest, ModelId, NodeId};
 use oda_consensus::keys::NodeKey;
 use oda_consensus::manifest::*;
-use oda_consensus::outcome::{HeadScores, TestReport};
-use oda_consensus::score::{ClaimScores, Measurement, Paired};
+use oda_consensus::outcome::Measured;
+use oda_consensus::score::{ClaimScores, HeadScores, Measurement, Paired, TestReport};
 use oda_consensus::state::{EscrowStatus, State};
 use oda_consensus::tx::{self, Commit, Fund, Lock, Reveal, SignedTx, Tx};
 use rand_chacha::ChaCha20Rng;
@@ -113,8 +113,8 @@ impl Market {
     pub fn replay(&self, job: &JudgeJob, validator: usize) -> Judged {
         let honest = |t: &NodeId| self.trainers.iter().take(HONEST.into()).any(|k| k.id() == *t);
         let mut accepted = false;
-        let measured = job.claims.iter().map(|(claim, trainer, delta)| {
-            let measurement = match delta {
+        let claims = job.claims.iter().map(|(claim, trainer, reveal)| {
+            let measurement = match reveal {
                 None => Measurement::NotRevealed,
                 Some(_) => {
                     accepted |= honest(trainer);
@@ -125,14 +125,16 @@ impl Market {
             };
             (*claim, *trainer, measurement)
         });
-        let measured: Vec<_> = measured.collect();
+        let claims: Vec<_> = claims.collect();
         let hash = blake3::hash(&[job.sealed.0, job.parent.hash.0].concat());
         let candidate = BlobRef { hash: BlobHash(*hash.as_bytes()), len: 400 };
         let test = |correct| TestReport { n: 64, loss_sum_unat: 64_000_000, correct };
         let confirm = paired(128, 10_000);
-        let head = HeadScores { candidate, confirm, parent_test: test(10), candidate_test: test(20) };
+        let (parent_test, candidate_test) = (test(10), test(20));
+        let head = HeadScores { candidate, confirm, guards: Vec::new(), parent_test, candidate_test };
+        let measured = Measured { claims, twins: Vec::new(), head: accepted.then_some(head) };
         let (model, round, sealed, attempt) = (job.model, job.round, job.sealed, job.attempt);
-        Judged { model, round, sealed, attempt, measured, head: accepted.then_some(head) }
+        Judged { model, round, sealed, attempt, measured }
     }
 
     /// Every claim of a finished round has its verdict, and its payment is on its way or comes back.
@@ -163,5 +165,6 @@ fn paired(n: u32, mean: i64) -> Paired {
 }
 
 fn scores(shard_gain: i64) -> ClaimScores {
-    ClaimScores { shard: paired(64, shard_gain), gate: paired(128, 0), probe: paired(128, 100) }
+    let probe = (shard_gain > 0).then(|| paired(128, 100));
+    ClaimScores { shard: paired(64, shard_gain), gate: paired(128, 0), probe, norm_micro: 1_000_000 }
 }

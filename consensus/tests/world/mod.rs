@@ -13,9 +13,10 @@ use oda_consensus::keys::NodeKey;
 use oda_consensus::manifest::*;
 use oda_consensus::outcome::{Attestation, Outcome, Statement, samples_input};
 use oda_consensus::score::Measurement;
+use oda_consensus::sealed::{self, GuardKey};
 use oda_consensus::state::{DkgPhase, Entry, State, TxError};
 use oda_consensus::tx::{
-    self, Block, Commit, DkgMessage, DkgStep, Fund, Lock, Reveal, ScoreCommit, ScoreReveal, SignedTx, Tx,
+    self, Block, Commit, DkgMessage, DkgStep, Fund, Lock, Reveal, ScoreCommit, ScoreReveal, SignedTx, Tx, Unseal,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -45,6 +46,15 @@ pub fn trainer(i: u8) -> NodeKey {
 
 pub fn manifest(name: &str) -> Manifest {
     sample_manifest(name)
+}
+
+/// A model with a sealed guard.
+pub fn sealed_manifest() -> Manifest {
+    let mut manifest = manifest("sealed");
+    let blob = |n, len| BlobRef { hash: BlobHash([n; 32]), len };
+    let split = Split { blob: blob(21, 500 + sealed::TAG_BYTES), samples: 16 };
+    manifest.data.guards = vec![Guard { name: "sealed".into(), split, sealed: Some(blob(22, 500)) }];
+    manifest
 }
 
 impl World {
@@ -172,6 +182,15 @@ impl World {
         self.sign(Tx::Refund(tx::claim_escrow(self.opening(i).claim)), &sponsor())
     }
 
+    /// The key of a model's sealed guards, for the first committee and for everyone.
+    pub fn unseal(&self) -> [SignedTx; 2] {
+        let (key, model) = (GuardKey::new([11; 32]), sealed_manifest().id());
+        let members = self.state.encryption_keys(self.state.epoch_state(0).unwrap().group.members()).unwrap();
+        let boxes = sealed::box_key(&key, &members, (self.state.chain(), model, 0)).unwrap();
+        [Unseal::Committee { model, epoch: 0, boxes }, Unseal::Public { model, key: key.public() }]
+            .map(|unseal| self.sign(Tx::Unseal(unseal), &sponsor()))
+    }
+
     /// A round with two claims from commit to verdict (one revealed and refused, one never revealed).
     pub fn whole_round(&mut self) -> Vec<SignedTx> {
         let key = validator(0);
@@ -199,8 +218,9 @@ impl World {
         let sealed = self.state.model(model).unwrap().round.as_ref().unwrap().sealed.unwrap();
         let refused = Measurement::Refused(oda_consensus::score::Refusal::NotServed);
         let claim = |i| (self.opening(i).claim, trainer(i).id());
-        let measured = vec![(claim(0).0, claim(0).1, refused), (claim(1).0, claim(1).1, Measurement::NotRevealed)];
-        let outcome = Outcome::derive(&manifest("corpus"), (model, 1, parent, sealed), measured, None);
+        let claims = vec![(claim(0).0, claim(0).1, refused), (claim(1).0, claim(1).1, Measurement::NotRevealed)];
+        let measured = oda_consensus::outcome::Measured { claims, twins: Vec::new(), head: None };
+        let outcome = Outcome::derive(&manifest("corpus"), (model, 1, parent, sealed), measured);
         for open in [false, true] {
             for i in 0..4 {
                 let (key, salt, attempt) = (self.member(i), Digest([5; 32]), 0);
@@ -218,6 +238,10 @@ impl World {
         let txs = vec![self.sign(Tx::Outcome(outcome, signature), &key)];
         put(self, txs);
         let txs = vec![self.refund(0)];
+        put(self, txs);
+        let txs = vec![self.sign(Tx::AddModel(sealed_manifest()), &sponsor())];
+        put(self, txs);
+        let txs = self.unseal().to_vec();
         put(self, txs);
         let txs = self.next_committee();
         all.extend(txs);

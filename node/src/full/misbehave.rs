@@ -10,9 +10,9 @@ use oda_consensus::score::Measurement;
 pub(super) fn judge(input: ValidatorInput) -> ValidatorInput {
     match input {
         ValidatorInput::Judged(mut judged) => {
-            for (_, _, measurement) in &mut judged.measured {
+            for (_, _, measurement) in &mut judged.measured.claims {
                 if let Measurement::Scored(scores) = measurement {
-                    scores.probe.sum_unat = scores.probe.sum_unat.saturating_add(1_000_000);
+                    scores.shard.sum_unat = scores.shard.sum_unat.saturating_add(1_000_000);
                 }
             }
             ValidatorInput::Judged(judged)

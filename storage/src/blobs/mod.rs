@@ -27,6 +27,7 @@ use oda_consensus::ids::{BlobHash, BlobRef, NodeId};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -146,6 +147,8 @@ pub struct Blobs {
     listen: SocketAddr,
     limits: BlobLimits,
     fetch_slots: Arc<Semaphore>,
+    /// Plain copies for whoever reads parts of a blob.
+    files: Arc<Path>,
     /// One fetch per hash at a time; ended ones are dropped at the next.
     flights: Arc<Mutex<BTreeMap<BlobHash, Weak<tokio::sync::Mutex<()>>>>>,
 }
@@ -185,7 +188,8 @@ impl Blobs {
                     .accept(iroh_blobs::ALPN, server)
                     .spawn();
                 let fetch_slots = Arc::new(Semaphore::new(limits.fetches_max));
-                Ok(Self { store, router, listen, limits, fetch_slots, flights: Arc::default() })
+                let files = dir.join("files").into();
+                Ok(Self { store, router, listen, limits, fetch_slots, files, flights: Arc::default() })
             }
             Err(error) => {
                 // Give the directory free again: the caller may try another port.
@@ -260,6 +264,30 @@ impl Blobs {
         Ok(bytes.into())
     }
 
+    /// A plain file with the bytes of a blob that is here, for reading parts of it; checked against
+    /// reference and hash whenever this is called (D1).
+    ///
+    /// # Errors
+    /// [`BlobError::Missing`], [`BlobError::WrongLength`], [`BlobError::Damaged`], [`BlobError::Store`].
+    pub async fn file(&self, blob: &BlobRef) -> Result<PathBuf, BlobError> {
+        let path = self.files.join(blob.hash.to_string());
+        if matches_file(path.clone(), *blob).await {
+            return Ok(path);
+        }
+        match self.complete_len(blob.hash).await? {
+            None => return Err(BlobError::Missing { hash: blob.hash }),
+            Some(found) if found != blob.len => return Err(BlobError::WrongLength { blob: *blob, found }),
+            Some(_) => {}
+        }
+        static COPIES: AtomicU64 = AtomicU64::new(0);
+        std::fs::create_dir_all(&self.files).map_err(failed("writing a blob's file"))?;
+        // two callers at once write two files; whoever renames last wins, with the same bytes
+        let part = self.files.join(format!("{}.{}.part", blob.hash, COPIES.fetch_add(1, Ordering::Relaxed)));
+        self.store.blobs().export(to_iroh(blob.hash), &part).await.map_err(failed("writing a blob's file"))?;
+        std::fs::rename(&part, &path).map_err(failed("writing a blob's file"))?;
+        if matches_file(path.clone(), *blob).await { Ok(path) } else { Err(BlobError::Damaged { hash: blob.hash }) }
+    }
+
     /// No longer keeps a blob; its space is freed at the next collection.
     ///
     /// # Errors
@@ -298,6 +326,19 @@ impl Blobs {
 
 fn to_iroh(hash: BlobHash) -> Hash {
     Hash::from_bytes(hash.0)
+}
+
+/// Whether a file holds exactly the bytes of a blob.
+async fn matches_file(path: PathBuf, blob: BlobRef) -> bool {
+    let check = move || -> std::io::Result<bool> {
+        if std::fs::metadata(&path)?.len() != blob.len {
+            return Ok(false);
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(std::fs::File::open(&path)?)?;
+        Ok(hasher.finalize().as_bytes() == &blob.hash.0)
+    };
+    tokio::task::spawn_blocking(check).await.is_ok_and(|found| found.unwrap_or(false))
 }
 
 /// The name under which the store keeps a pinned blob.

@@ -12,7 +12,7 @@ use crate::demo::view::{Money, RoundView};
 use crate::rpc::{Credit, EscrowStatus, Model, OutcomeInfo, Payment};
 use crate::trainer::Phase;
 use oda_consensus::ids::EscrowId;
-use oda_consensus::outcome::TestReport;
+use oda_consensus::score::TestReport;
 use serde::Serialize;
 use std::collections::BTreeMap;
 

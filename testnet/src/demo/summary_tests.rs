@@ -8,19 +8,6 @@ fn hex(n: u8) -> String {
     format!("{n:02x}").repeat(32)
 }
 
-fn manifest() -> Value {
-    let blob = json!({"hash": hex(9), "len": 1000});
-    let split = json!({"images": blob, "labels": blob, "samples": 512});
-    json!({
-        "name": "sample", "architecture": {"mlp": {"inputs": 4, "hidden": [3], "classes": 2}}, "objective": "cross_entropy",
-        "data": {"train": split, "eval": split, "test": split}, "initial_head": blob, "work_mode": "assigned",
-        "training": {"inner_steps": 10, "batch": 16, "lr_micro": 1000, "weight_decay_micro": 0, "chunk": 64, "keep_per_chunk": 8, "outer_lr_milli": 1000},
-        "judging": {"shard_samples": 64, "gate_samples": 128, "confirm_samples": 128, "assigned_z_milli": 3000, "harm_z_milli": 2330,
-            "adopt_z_milli": 2330, "probe_divisor": 8, "norm_cap_milli": 10000, "min_gain_unat": 1, "max_delta_bytes": 10000, "max_claims": 16},
-        "timing": {"commit_blocks": 4, "linger_blocks": 2, "reveal_blocks": 6}
-    })
-}
-
 /// One round: trainer-0 (node 1) is paid 5,000,000 msat, trainer-2 (node 2) cheats and is not.
 pub(crate) fn books() -> (Books, NetworkFile) {
     let paired = json!({"n": 128, "sum_unat": 1000, "sum_sq_unat2": u64::MAX});
@@ -31,15 +18,15 @@ pub(crate) fn books() -> (Books, NetworkFile) {
             "model": hex(7), "round": 1, "parent": {"hash": hex(9), "len": 1000}, "sealed": hex(8),
             "claims": [
                 claim(1, json!("accepted"), json!({"scored": {"shard": paired, "gate": paired, "probe": paired}}), 412_000),
-                claim(2, json!({"refused": "not_finite"}), json!({"refused": "not_finite"}), 0),
+                claim(2, json!({"refused": "malformed"}), json!({"refused": "malformed"}), 0),
             ],
-            "head": {"candidate": {"hash": hex(10), "len": 1000}, "confirm": paired, "parent_test": test, "candidate_test": test},
+            "twins": [], "head": {"candidate": {"hash": hex(10), "len": 1000}, "confirm": paired, "guards": [], "parent_test": test, "candidate_test": test},
             "proven_unat": 412_000
         },
         "signature": "00", "height": 9, "time_ms": 9000
     });
     let model = json!({
-        "id": hex(7), "manifest": manifest(), "head": {"weights": {"hash": hex(10), "len": 1000}, "round": 1, "test": null},
+        "id": hex(7), "manifest": oda_consensus::fuzzing::sample_manifest("sample"), "head": {"weights": {"hash": hex(10), "len": 1000}, "round": 1, "test": null},
         "round": {"number": 2, "opened_height": 9, "start": hex(8), "first_commit_height": null, "claims": [], "sealed": null},
         "proven_unat": 412_000, "parameters": 23, "added_by": hex(5), "added_height": 1,
         "sponsors": [{"sponsor": hex(5), "fund": {}, "held_msat": 0, "paid_msat": 5_000_000, "refunded_msat": 5_000_000}]

@@ -2,7 +2,7 @@
 
 use oda_consensus::ids::{BlobHash, ClaimId, EscrowId, NodeId};
 use oda_consensus::manifest::Judging;
-use oda_consensus::outcome::TestReport;
+use oda_consensus::score::TestReport;
 use oda_consensus::score::{Measurement, Refusal, Verdict, excess_z_milli};
 use serde::Serialize;
 
@@ -61,8 +61,8 @@ impl RoundResult {
     /// From an attested outcome.
     pub fn of(info: &OutcomeInfo) -> Self {
         let o = &info.outcome;
-        let before = o.head.map(|h| h.parent_test);
-        let after = if o.adopted() { o.head.map(|h| h.candidate_test) } else { before };
+        let before = o.head.as_ref().map(|h| h.parent_test);
+        let after = if o.adopted() { o.head.as_ref().map(|h| h.candidate_test) } else { before };
         Self { head: o.new_head().hash, adopted: o.adopted(), proven_unat: o.proven_unat, before, after }
     }
 }
@@ -188,6 +188,13 @@ fn explain(verdict: Verdict, judging: &Judging, adopted: bool) -> String {
             format!("rejected: not the assigned work (z below {})", milli(judging.assigned_z_milli))
         }
         Verdict::Harmful => "rejected: makes the model worse".into(),
+        Verdict::NearCopy => {
+            format!("rejected: copy of another claim (cosine {} or more)", milli(judging.copy_cosine_milli))
+        }
+        Verdict::TooLittleWork => {
+            format!("rejected: a part of the work (less than {} of the median)", milli(judging.least_work_milli))
+        }
+        Verdict::BelowStated => "rejected: adds less than it states".into(),
         Verdict::BadMeasurement => "rejected: wrong sample sizes".into(),
     }
 }
@@ -198,7 +205,6 @@ fn refusal(why: Refusal) -> &'static str {
         Refusal::Oversize => "blob too large",
         Refusal::Malformed => "not a delta",
         Refusal::WrongShape => "wrong shape",
-        Refusal::NotFinite => "NaN or infinity inside",
         Refusal::NormAboveCap => "norm above the cap",
     }
 }
@@ -214,7 +220,7 @@ pub(crate) mod tests {
             escrow: Some(EscrowId([n; 32])),
             node: NodeId([n; 32]),
             trainer: trainer.into(),
-            stage: if accepted { "accepted".into() } else { "refused: NaN or infinity inside".into() },
+            stage: if accepted { "accepted".into() } else { "refused: not a delta".into() },
             gain_unat: accepted.then_some(351_234),
             z_milli: accepted.then_some(12_345),
             accepted: Some(accepted),

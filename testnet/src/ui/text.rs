@@ -2,7 +2,7 @@
 
 use crate::demo::view::{ClaimView, Money, RoundView, View};
 use crate::trainer::Activity;
-use oda_consensus::outcome::TestReport;
+use oda_consensus::score::TestReport;
 
 /// Width of a progress bar, characters.
 const BAR_WIDTH: u64 = 24;
@@ -187,7 +187,7 @@ mod tests {
             "       trainer      gain, own shard       z  verdict                                       money",
             "    3  abababab     0.9120    68.4 %     +0.4120 nat",
             "       trainer-0        +0.3512 nat    12.3  accepted                                      paid        5,000,000 msat",
-            "       trainer-2                  -       -  refused: NaN or infinity inside               refunded    5,000,000 msat",
+            "       trainer-2                  -       -  refused: not a delta                          refunded    5,000,000 msat",
         ];
         assert_eq!(lines, expected);
         assert!(round(&sample(3), Paint(true)).iter().any(|l| l.contains("\x1b[32m")));

@@ -3,7 +3,7 @@
 
 #![allow(dead_code)]
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use oda_testnet::Network;
 use oda_testnet::chain::ChainKind;
 use oda_testnet::demo::summary::Summary;
@@ -11,6 +11,7 @@ use oda_testnet::demo::{Accountant, Follower};
 use oda_testnet::genesis::Options;
 use oda_testnet::network::Programs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -66,6 +67,12 @@ impl Story {
             self.pass().await?;
         }
         Ok(())
+    }
+
+    /// Runs `oda`: whether it succeeded, and what it said.
+    pub fn oda(&self, args: &[&str]) -> Result<(bool, String)> {
+        let out = Command::new(self.network.oda()).args(args).output().context("running oda")?;
+        Ok((out.status.success(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned()))
     }
 
     pub fn logs(&self) -> String {

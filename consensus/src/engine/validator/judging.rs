@@ -2,13 +2,14 @@
 
 use super::{Effects, ValidatorEffect, again};
 use crate::codec;
+use crate::frost::EncryptionSecret;
 use crate::ids::{Beacon, BlobRef, ClaimId, Digest, ModelId, NodeId};
 use crate::manifest::Manifest;
-use crate::outcome::{Attestation, HeadScores, Outcome, Statement, outcome_topic};
+use crate::outcome::{Attestation, Measured, Outcome, Statement, outcome_topic};
 use crate::record;
-use crate::score::Measurement;
+use crate::sealed::{GuardKey, key_for};
 use crate::state::{Round, State};
-use crate::tx::{ScoreCommit, ScoreReveal, Tx, score_commitment};
+use crate::tx::{Reveal, ScoreCommit, ScoreReveal, Tx, score_commitment};
 use rand_core::{CryptoRng, RngCore};
 use std::collections::BTreeMap;
 
@@ -27,8 +28,10 @@ pub struct JudgeJob {
     pub sealed: Beacon,
     /// Head the claims were made against.
     pub parent: BlobRef,
-    /// Claims with their trainer and revealed delta.
-    pub claims: Vec<(ClaimId, NodeId, Option<BlobRef>)>,
+    /// Claims with their trainer and what it revealed.
+    pub claims: Vec<(ClaimId, NodeId, Option<Reveal>)>,
+    /// Key of the sealed guards, if this round measures them; else they are skipped.
+    pub guard_key: Option<GuardKey>,
     /// Counts repeated replays of one round (a delta that could not be fetched may come later).
     pub attempt: u32,
 }
@@ -44,10 +47,8 @@ pub struct Judged {
     pub sealed: Beacon,
     /// Attempt of the job.
     pub attempt: u32,
-    /// Each claim's measurement.
-    pub measured: Vec<(ClaimId, NodeId, Measurement)>,
-    /// Scores of the candidate head, if any claim was accepted.
-    pub head: Option<HeadScores>,
+    /// What was measured.
+    pub measured: Measured,
 }
 
 /// What a member must remember of its scores: it never commits to two.
@@ -91,7 +92,7 @@ impl Judging {
         Some((round, round.sealed?)).filter(|_| member)
     }
 
-    pub fn follow(&mut self, me: NodeId, state: &State, out: &mut Effects) {
+    pub fn follow(&mut self, me: NodeId, state: &State, secret: &EncryptionSecret, out: &mut Effects) {
         let height = state.tip().height;
         let next = height.saturating_add(1);
         for (id, model) in state.models() {
@@ -107,7 +108,9 @@ impl Judging {
                 self.records.retain(|(m, r, _), _| *m != id || *r >= round.number);
             }
             let Some(mine) = &work.mine else {
-                if !work.judging {
+                // S3: whoever cannot open the sealed guards that the round measures has nothing to say about it
+                let key = (!work.judging).then(|| key_for(state, model, round, (me, secret))).flatten();
+                if let Some(guard_key) = key {
                     work.judging = true;
                     out.push(ValidatorEffect::Judge(Box::new(JudgeJob {
                         model: id,
@@ -120,8 +123,9 @@ impl Judging {
                             .claims
                             .iter()
                             .filter_map(|c| state.claim(*c))
-                            .map(|c| (c.id, c.trainer, c.reveal.map(|r| r.delta)))
+                            .map(|c| (c.id, c.trainer, c.reveal))
                             .collect(),
+                        guard_key,
                         attempt,
                     })));
                 }
@@ -150,7 +154,7 @@ impl Judging {
         let Some(work) = self.work.get_mut(&judged.model).filter(fits) else { return };
         work.judging = false;
         let name = (judged.model, judged.round, model.head.weights, judged.sealed);
-        let outcome = Outcome::derive(&model.manifest, name, judged.measured, judged.head);
+        let outcome = Outcome::derive(&model.manifest, name, judged.measured);
         let mut salt = Digest([0; 32]);
         rng.fill_bytes(&mut salt.0);
         let record = ScoreRecord { attempt: judged.attempt, outcome, salt };

@@ -115,6 +115,7 @@ struct Review {
 /// The engine of one validator.
 pub struct Validator {
     me: NodeId,
+    encryption: Arc<EncryptionSecret>,
     epochs: epochs::Epochs,
     beacons: beacons::Beacons,
     judging: judging::Judging,
@@ -136,7 +137,8 @@ impl Validator {
     pub fn new(me: NodeId, encryption: Arc<EncryptionSecret>, records: Vec<ScoreRecord>) -> Self {
         Self {
             me,
-            epochs: epochs::Epochs::new(encryption),
+            epochs: epochs::Epochs::new(encryption.clone()),
+            encryption,
             beacons: beacons::Beacons::default(),
             judging: judging::Judging::new(records),
             open: BTreeMap::new(),
@@ -157,7 +159,7 @@ impl Validator {
             ValidatorInput::StateChanged => {
                 self.epochs.follow(self.me, state, &mut out);
                 self.beacons.follow(state, &self.epochs, rng, &mut out);
-                self.judging.follow(self.me, state, &mut out);
+                self.judging.follow(self.me, state, &self.encryption, &mut out);
                 self.follow_statements(state, &mut out);
             }
             ValidatorInput::Seed(epoch, seed) => {
@@ -168,7 +170,7 @@ impl Validator {
             }
             ValidatorInput::Judged(judged) => {
                 self.judging.judged(state, judged, rng, &mut out);
-                self.judging.follow(self.me, state, &mut out);
+                self.judging.follow(self.me, state, &self.encryption, &mut out);
             }
             ValidatorInput::JudgeFailed { model, round } => self.judging.failed(model, round),
             ValidatorInput::Signing(epoch, effect) => self.signing(state, epoch, effect, &mut out),

@@ -14,15 +14,14 @@ fn sealed() -> (World, Outcome) {
 
 /// The same outcome with other integers, and arithmetic that follows from them.
 fn lie(w: &World, honest: &Outcome) -> Outcome {
-    let measured = honest.claims.iter().map(|c| {
-        let m = match c.measurement {
-            Measurement::Scored(s) => Measurement::Scored(ClaimScores { gate: paired(128, -5_000), ..s }),
-            other => other,
-        };
-        (c.claim, c.trainer, m)
-    });
+    let mut measured = honest.measured();
+    for (.., m) in &mut measured.claims {
+        if let Measurement::Scored(s) = m {
+            *m = Measurement::Scored(ClaimScores { gate: paired(128, -5_000), ..*s });
+        }
+    }
     let name = (honest.model, honest.round, honest.parent, honest.sealed);
-    Outcome::derive(&w.manifest, name, measured.collect(), honest.head)
+    Outcome::derive(&w.manifest, name, measured)
 }
 
 #[test] // R4: nobody opens before a threshold has committed, nobody commits once scores are open
@@ -68,10 +67,10 @@ fn false_scores_evict() {
 #[test] // R3, C6: a delta served to some members only makes no liar, and the round is scored again
 fn a_delta_served_to_some_is_scored_again() {
     let (mut w, honest) = sealed();
-    let mut measured: Vec<_> = honest.claims.iter().map(|c| (c.claim, c.trainer, c.measurement)).collect();
-    measured.iter_mut().for_each(|m| m.2 = Measurement::Refused(Refusal::NotServed));
+    let mut measured = Measured { head: None, ..honest.measured() };
+    measured.claims.iter_mut().for_each(|m| m.2 = Measurement::Refused(Refusal::NotServed));
     let name = (honest.model, honest.round, honest.parent, honest.sealed);
-    let without = Outcome::derive(&w.manifest, name, measured, None);
+    let without = Outcome::derive(&w.manifest, name, measured);
     assert!(!without.contradicts(&honest) && !honest.contradicts(&without));
     w.score(&[(0, honest.clone()), (1, honest.clone()), (2, without.clone()), (3, without)]);
     assert_eq!(w.submit_signed(honest.clone()), Err(TxError::NotSupported));

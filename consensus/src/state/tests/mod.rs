@@ -3,6 +3,7 @@
 mod federation;
 mod judging;
 mod money;
+mod sealed;
 
 use super::*;
 use crate::beacon::{BeaconInput, BeaconProof};
@@ -15,8 +16,8 @@ use crate::genesis::{BitcoinNetwork, Validator};
 use crate::ids::{Beacon, BlobHash, BlobRef, Preimage, Signature};
 use crate::keys::NodeKey;
 use crate::manifest::Manifest;
-use crate::outcome::{Attestation, HeadScores, Outcome, Statement, TestReport, samples_input};
-use crate::score::{ClaimScores, Measurement, Paired, Refusal};
+use crate::outcome::{Attestation, Measured, Outcome, Statement, samples_input};
+use crate::score::{ClaimScores, HeadScores, Measurement, Paired, Refusal, TestReport};
 use crate::tx::{self, Commit, Fund, Lock, Reveal, ScoreCommit, ScoreReveal, Tx};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -235,7 +236,7 @@ impl World {
     fn outcome(&self, honest: &[usize]) -> Outcome {
         let model = self.state.model(self.model()).unwrap();
         let round = model.round.clone().unwrap();
-        let measured: Vec<_> = round
+        let claims: Vec<_> = round
             .claims
             .iter()
             .map(|c| self.state.claim(*c).unwrap())
@@ -250,12 +251,8 @@ impl World {
             })
             .collect();
         let head = (!honest.is_empty()).then(|| head_scores(10_000));
-        Outcome::derive(
-            &self.manifest,
-            (self.model(), round.number, model.head.weights, round.sealed.unwrap()),
-            measured,
-            head,
-        )
+        let name = (self.model(), round.number, model.head.weights, round.sealed.unwrap());
+        Outcome::derive(&self.manifest, name, Measured { claims, twins: Vec::new(), head })
     }
 
     /// All members score the outcome, and the committee signs it.
@@ -280,11 +277,13 @@ fn paired(n: u32, mean: i64) -> Paired {
 }
 
 fn scores(shard_gain: i64) -> ClaimScores {
-    ClaimScores { shard: paired(64, shard_gain), gate: paired(128, 0), probe: paired(128, 100) }
+    let probe = (shard_gain > 0).then(|| paired(128, 100));
+    ClaimScores { shard: paired(64, shard_gain), gate: paired(128, 0), probe, norm_micro: 1_000_000 }
 }
 
 fn head_scores(gain: i64) -> HeadScores {
     let test = |correct| TestReport { n: 64, loss_sum_unat: 64_000_000, correct };
     let candidate = BlobRef { hash: BlobHash([0xaa; 32]), len: 400 };
-    HeadScores { candidate, confirm: paired(128, gain), parent_test: test(10), candidate_test: test(20) }
+    let (parent_test, candidate_test) = (test(10), test(20));
+    HeadScores { candidate, confirm: paired(128, gain), guards: Vec::new(), parent_test, candidate_test }
 }

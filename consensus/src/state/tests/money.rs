@@ -120,9 +120,8 @@ fn an_unproven_head_pays_nobody() {
     w.start();
     w.to_sealed(&[0]);
     let proven = w.outcome(&[0]);
-    let measured = proven.claims.iter().map(|c| (c.claim, c.trainer, c.measurement)).collect();
-    let unproven =
-        Outcome::derive(&w.manifest, (w.model(), 1, proven.parent, proven.sealed), measured, Some(head_scores(100)));
+    let measured = Measured { head: Some(head_scores(100)), ..proven.measured() };
+    let unproven = Outcome::derive(&w.manifest, (w.model(), 1, proven.parent, proven.sealed), measured);
     assert_eq!(unproven.claims[0].verdict, crate::score::Verdict::Accepted);
     assert!(!unproven.adopted());
     w.submit(unproven).unwrap();
@@ -137,8 +136,9 @@ fn a_refused_delta_is_refunded() {
     w.start();
     w.to_sealed(&[2]);
     let base = w.outcome(&[]);
-    let measured = base.claims.iter().map(|c| (c.claim, c.trainer, Measurement::Refused(Refusal::NotFinite))).collect();
-    let refused = Outcome::derive(&w.manifest, (w.model(), 1, base.parent, base.sealed), measured, None);
+    let mut measured = base.measured();
+    measured.claims.iter_mut().for_each(|m| m.2 = Measurement::Refused(Refusal::Malformed));
+    let refused = Outcome::derive(&w.manifest, (w.model(), 1, base.parent, base.sealed), measured);
     w.submit(refused).unwrap();
     assert_eq!(w.state.escrows().next().unwrap().status, EscrowStatus::Refunding);
 }
