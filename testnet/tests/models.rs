@@ -47,8 +47,12 @@ async fn play(story: &mut Story) -> Result<()> {
     story.rounds_over(2).await?;
     let summary = story.balanced().await.context("after two rounds")?;
     ensure!(summary.adopted > 0 && summary.spent_msat > 0, "nothing was learned: {summary:#?}");
-    let rpc = story.network.rpc("observer-0")?;
+    let rpc = story.network.rpc("validator-0")?;
     let model = rpc.models().await?.into_iter().find(|m| m.round.is_some()).context("no model")?;
+    // S3: the judges had the key of what only they may read, and measured it
+    let measured = rpc.outcomes(model.id, 1).await?;
+    let opened = measured.iter().filter_map(|o| o.outcome.head.as_ref()).any(|h| h.guards.iter().all(|g| g.n > 0));
+    ensure!(opened || !model.manifest.has_sealed_guards(), "the sealed guard was never measured");
     let claims = rpc.claims(model.id, 2).await?;
     ensure!(!claims.is_empty(), "no claims in round 2");
     let genesis = story.network.dir().join("genesis.json").display().to_string();
@@ -91,12 +95,12 @@ outer_lr_milli = 1000"#
     tell(options("bytes-test", path), async |story: &mut Story| play(story).await);
 }
 
-#[test] // S2, D1: a convolution with a complexity term in its objective and guard slices by class
+#[test] // S2, S3, D1: a convolution with a complexity term, a guard slice by class, and one only the committee can read
 fn a_convolution_with_a_complexity_term_and_guards() {
     let dir = tempfile::tempdir().unwrap();
-    let images = |split: &str| {
+    let images = |split: &str, rest: &str| {
         let file = |what: &str| data(&format!("fashion-mnist/{split}-{what}.idx.gz"));
-        format!("{{ idx = {{ images = {:?}, labels = {:?} }}, samples = 2000 }}", file("images"), file("labels"))
+        format!("{{ idx = {{ images = {:?}, labels = {:?} }}, {rest} }}", file("images"), file("labels"))
     };
     let head = format!(
         r#"objective = {{ cross_entropy_l2 = {{ l2_nano = 1000 }} }}
@@ -105,7 +109,7 @@ architecture = {{ cnn = {{ channels = 1, height = 28, width = 28, filters = [4, 
 train = {}
 eval = {}
 test = {}
-guards = {{ bags = {{ class = 8, samples = 100 }} }}
+guards = {{ bags = {{ class = 8, samples = 100 }}, secret = {} }}
 [training]
 inner_steps = 60
 batch = 32
@@ -115,9 +119,10 @@ chunk = 1024
 keep_per_chunk = 256
 feedback_milli = 500
 outer_lr_milli = 1000"#,
-        images("train"),
-        images("eval"),
-        images("test")
+        images("train", "samples = 2000"),
+        images("eval", "samples = 2000"),
+        images("test", "samples = 2000"),
+        images("eval", "samples = 150, sealed = true")
     );
     let path = model(dir.path(), "cnn-small", &head, "shard_samples = 256\ngate_samples = 900\nconfirm_samples = 900");
     tell(options("cnn-test", path), async |story: &mut Story| play(story).await);

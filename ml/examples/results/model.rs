@@ -40,7 +40,6 @@ impl Model {
     }
 }
 
-
 /// The first beacon of a seed.
 pub fn beacon(seed: u32) -> Beacon {
     Beacon([0x5e; 32]).next(&seed.to_le_bytes())
