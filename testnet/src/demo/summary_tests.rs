@@ -17,7 +17,7 @@ pub(crate) fn books() -> (Books, NetworkFile) {
         "outcome": {
             "model": hex(7), "round": 1, "parent": {"hash": hex(9), "len": 1000}, "sealed": hex(8),
             "claims": [
-                claim(1, json!("accepted"), json!({"scored": {"shard": paired, "gate": paired, "probe": paired}}), 412_000),
+                claim(1, json!("accepted"), json!({"scored": {"shard": paired, "gate": paired, "probe": paired, "norm_micro": 1000000}}), 412_000),
                 claim(2, json!({"refused": "malformed"}), json!({"refused": "malformed"}), 0),
             ],
             "twins": [], "head": {"candidate": {"hash": hex(10), "len": 1000}, "confirm": paired, "guards": [], "parent_test": test, "candidate_test": test},
