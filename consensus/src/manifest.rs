@@ -378,6 +378,35 @@ pub(crate) mod tests {
         assert!(open.check().unwrap_err().to_string().contains("lies open"));
     }
 
+    #[test] // K3, S5: each figure out of range is named
+    fn figures_out_of_range_are_named() {
+        let error = |change: &dyn Fn(&mut Manifest)| {
+            let mut m = sample();
+            change(&mut m);
+            m.check().err().map_or_else(|| "accepted".into(), |e| e.to_string())
+        };
+        let guard = |m: &mut Manifest, samples| {
+            let split = Split { samples, ..m.data.test };
+            m.data.guards.push(Guard { name: "slice".into(), split, sealed: None });
+        };
+        for (named, change) in [
+            ("screen_samples", &(|m: &mut Manifest| m.judging.screen_samples = 31) as &dyn Fn(&mut Manifest)),
+            ("screen_samples", &|m| m.judging.screen_samples = m.judging.gate_samples),
+            ("copy_cosine_milli", &|m| m.judging.copy_cosine_milli = 0),
+            ("copy_cosine_milli", &|m| m.judging.copy_cosine_milli = 1001),
+            ("least_work_milli", &|m| m.judging.least_work_milli = 1001),
+            ("feedback_milli", &|m| m.training.feedback_milli = 1001),
+            ("max_delta_bytes must be at least", &|m| m.judging.max_delta_bytes = 14),
+            ("guard slices of 2 to", &|m| guard(m, 1)),
+            ("guard slices of 2 to", &|m| (0..9).for_each(|_| guard(m, 64))),
+            ("1 to 1048576 samples", &|m| m.data.test.samples = 0),
+            ("classes", &|m| m.architecture = Architecture::Linear { inputs: 4, classes: 1 }),
+        ] {
+            assert!(error(change).contains(named), "{named}: {}", error(change));
+        }
+        assert_eq!(error(&|m| (0..8).for_each(|_| guard(m, 64))), "accepted");
+    }
+
     #[test] // S5: says how many samples are needed
     fn too_small_a_data_set_is_named() {
         let mut m = sample();

@@ -76,6 +76,26 @@ async fn hostile(secret: u8, answer: Vec<u8>, hang: bool) -> (Router, BlobAddr, 
     (Router::builder(endpoint).accept(iroh_blobs::ALPN, handler).spawn(), addr, requests)
 }
 
+#[tokio::test(flavor = "multi_thread")] // D1: a file read in parts is checked whenever it is asked for
+async fn a_damaged_file_is_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = node(dir.path(), 1).await;
+    let bytes = noise(7, 100_000);
+    let blob = blobs.add(bytes.clone()).await.unwrap();
+    let path = blobs.file(&blob).await.unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    for damage in [[&bytes[..50_000], &[bytes[50_000] ^ 1], &bytes[50_001..]].concat(), bytes[..99].to_vec(), vec![]] {
+        std::fs::write(&path, damage).unwrap();
+        assert_eq!(blobs.file(&blob).await.unwrap(), path);
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    }
+    let missing = BlobRef::of(b"never here");
+    assert!(matches!(blobs.file(&missing).await, Err(BlobError::Missing { .. })));
+    let longer = BlobRef { len: blob.len + 1, ..blob };
+    assert!(matches!(blobs.file(&longer).await, Err(BlobError::WrongLength { .. })));
+    blobs.shutdown().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")] // K1, D1, N2
 async fn fetches_a_blob_by_reference() {
     let (a_dir, b_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

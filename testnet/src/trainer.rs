@@ -4,6 +4,7 @@
 //! Only the newest of each kind is kept. A queue of events would have to be bounded, and whoever is
 //! slow to read would lose exactly the step of a payment that is asked about.
 
+pub use oda_consensus::engine::trainer::Phase;
 use oda_consensus::ids::ClaimId;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -15,30 +16,6 @@ use tokio::process::ChildStdout;
 const MAX_LINE: u64 = 64 << 10;
 /// Most claims remembered; the oldest rounds go first.
 const MAX_CLAIMS: usize = 4096;
-
-/// Where a claim stands with its trainer, as `oda` names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// Committed, waiting for the sponsor's deal.
-    Committed,
-    /// Dealt, the invoice is due.
-    Dealt,
-    /// The invoice is with the sponsor.
-    Invoiced,
-    /// The HTLC is held.
-    Held,
-    /// Claiming it.
-    Claiming,
-    /// Received, receipt due.
-    Received,
-    /// Failing it back.
-    Failing,
-    /// Over: paid.
-    Paid,
-    /// Over: not paid.
-    Void,
-}
 
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]

@@ -107,7 +107,6 @@ impl Training {
         let bytes = state.feedback.compress(&dense, t);
         let sparse = delta::decode(&bytes, head.len(), t, &m.judging)
             .map_err(|why| anyhow::anyhow!("the own delta would be refused: {why:?}"))?;
-        state.save(&self.dir, job.model);
         let gain = |data: &Dataset, on: &[u32]| -> Result<Paired> {
             let before = backend.measure(m, &head, data, on)?.losses_unat;
             let after = backend.measure(m, &sparse.applied(&head, 1.0), data, on)?.losses_unat;
@@ -123,6 +122,8 @@ impl Training {
                 stated
             }
         };
+        // only of work that is handed in: what is done again must not count as sent
+        state.save(&self.dir, job.model);
         Ok((bytes, stated))
     }
 }

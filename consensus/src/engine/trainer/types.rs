@@ -7,7 +7,7 @@ use crate::manifest::Manifest;
 use crate::record;
 use crate::tx::Tx;
 use crate::wire::{ClaimView, ModelView};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Figures of a trainer.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,9 @@ impl Default for TrainerConfig {
 }
 
 /// Where a claim stands with its trainer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, bincode::Encode, bincode::Decode, Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, bincode::Encode, bincode::Decode, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Committing; waiting for the sponsor's deal.
