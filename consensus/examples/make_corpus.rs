@@ -64,7 +64,7 @@ fn ledger(corpus: &mut Corpus, world: &World, txs: &[oda_consensus::tx::SignedTx
     for tx in txs {
         put(corpus, "signed_tx", tx.kind(), tx);
     }
-    let settle = world.settle(1, world::World::new().lock(1).1);
+    let settle = world.settle(1, vec![oda_consensus::ids::Preimage([9; 32])]);
     put(corpus, "signed_tx", "settle", &settle);
     put(corpus, "manifest", "sealed_guard", &world::sealed_manifest());
     for block in &world.blocks {
@@ -155,8 +155,8 @@ fn network(corpus: &mut Corpus, world: &World, txs: &[oda_consensus::tx::SignedT
         ("models", Request::Models),
         ("model", Request::Model(model)),
         ("outcome", Request::Outcome(model, 1)),
-        ("share", Request::Share(EscrowId([4; 32]))),
-        ("invoice", Request::Invoice { escrow: EscrowId([4; 32]), bolt11: "lnbcrt50u1".into() }),
+        ("shares", Request::Shares(EscrowId([4; 32]))),
+        ("invoice", Request::Invoice { escrow: EscrowId([4; 32]), tranche: 1, bolt11: "lnbcrt50u1".into() }),
         ("peers", Request::Peers),
         ("epochs", Request::Epochs { after: 0 }),
         ("checkpoint", Request::Checkpoint),

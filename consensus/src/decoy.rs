@@ -14,6 +14,11 @@ pub fn salt(seed: Digest) -> Digest {
     Digest(blake3::derive_key("oda 2026 decoy salt", &seed.0))
 }
 
+/// A decoy's draw of its tranches (P2).
+pub fn choice(seed: Digest) -> Digest {
+    Digest(blake3::derive_key("oda 2026 decoy draw", &seed.0))
+}
+
 /// A delta of noise in the wire format: changes drawn from the seed, at random places. Empty for a manifest
 /// that [`Manifest::check`] refuses.
 pub fn delta(seed: Digest, manifest: &Manifest) -> Vec<u8> {

@@ -26,6 +26,7 @@ pub mod decoy;
 pub mod delta;
 pub mod engine;
 pub mod epoch;
+pub mod escrow;
 pub mod evidence;
 pub mod frost;
 pub mod fuzzing;

@@ -3,11 +3,11 @@
 use crate::beacon::BeaconProof;
 use crate::codec;
 use crate::epoch::{Checkpoint, Handover, Membership};
+use crate::escrow::{Offer, Opening, Terms, TrancheSet};
 use crate::evidence::Evidence;
-use crate::frost::{Deal, EncryptionKey, GroupSignature, OpenedShares, Round1, Round2};
+use crate::frost::{EncryptionKey, GroupSignature, OpenedShares, ReleaseShare, Round1, Round2};
 use crate::ids::{
-    BlobHash, BlobRef, BlockHash, ChainId, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash, Preimage,
-    Signature, TxId,
+    BlobHash, BlobRef, BlockHash, ChainId, ClaimId, Digest, EscrowId, ModelId, NodeId, Preimage, Signature, TxId,
 };
 use crate::keys::NodeKey;
 use crate::manifest::Manifest;
@@ -24,8 +24,12 @@ pub enum Tx {
     Fund(Fund),
     /// R1: a trainer commits to a delta it does not show yet.
     Commit(Commit),
-    /// R2: the sponsor deals the preimage of the payment it locks.
-    Lock(Lock),
+    /// R2, P2: the sponsor offers payment for a claim and commits to candidates of what it will deal.
+    Offer(ClaimId, Offer),
+    /// P2: the trainer draws which of them are dealt.
+    Choose(EscrowId, Digest),
+    /// P1, P2: the sponsor shows the others and deals the preimages of the payments it locks.
+    Deal(EscrowId, Opening),
     /// R3: the trainer opens its commitment.
     Reveal(Reveal),
     /// S3: a round takes no more claims; the proof is the beacon of its samples.
@@ -36,10 +40,12 @@ pub enum Tx {
     ScoreReveal(Box<ScoreReveal>),
     /// R5: the committee's verdict.
     Outcome(Outcome, GroupSignature),
-    /// P4: the payee shows the preimage as its receipt.
-    Settle(EscrowId, Preimage),
-    /// P4: the payer has its money again.
-    Refund(EscrowId),
+    /// P4: the payee shows preimages as its receipts.
+    Settle(EscrowId, Vec<Preimage>),
+    /// P4: the payer has the money of these tranches again.
+    Refund(EscrowId, TrancheSet),
+    /// P2: shares of a tranche that rebuild something else than its preimage.
+    FalseDeal(EscrowId, u8, Vec<ReleaseShare>),
     /// C1: the beacon draws the committee of this epoch.
     Draw(u64, BeaconProof),
     /// C2: a drawn member's step of the key generation.
@@ -152,8 +158,8 @@ pub enum DkgStep {
 pub struct Fund {
     /// Model.
     pub model: ModelId,
-    /// Payment for one accepted claim, msat.
-    pub per_claim_msat: u64,
+    /// What a claim can earn; the unit that is proved is a micro-nat of mean loss.
+    pub terms: Terms,
     /// Most that may be locked and paid in total, msat. A later promise may only raise it.
     pub budget_msat: u64,
 }
@@ -169,21 +175,6 @@ pub struct Commit {
     pub parent: BlobHash,
     /// [`commitment`] of what will be revealed.
     pub commitment: Digest,
-}
-
-/// A dealt payment (P1).
-#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
-pub struct Lock {
-    /// Claim it is for.
-    pub claim: ClaimId,
-    /// Amount of the hold invoice, msat.
-    pub amount_msat: u64,
-    /// SHA-256 of the dealt preimage.
-    pub payment_hash: PaymentHash,
-    /// Epoch of the committee it is dealt to: the one in charge, or the one before.
-    pub epoch: u64,
-    /// Encrypted shares of it, one per committee member.
-    pub deal: Deal,
 }
 
 /// An opened commitment (R3).
@@ -242,6 +233,8 @@ record!(SignedTx, b"sgtx", SignedTx::MAX_BYTES, |value| match &value.tx {
     Tx::Outcome(outcome, _) => codec::within(outcome),
     Tx::ScoreReveal(reveal) => codec::within(&reveal.outcome),
     Tx::Handover(handover, _) => codec::within(handover),
+    Tx::Deal(_, opening) => opening.deals.iter().try_for_each(codec::within),
+    Tx::FalseDeal(.., shares) => shares.iter().try_for_each(codec::within),
     _ => Ok(()),
 });
 
@@ -280,14 +273,17 @@ impl SignedTx {
             Tx::AddModel(_) => "add-model",
             Tx::Fund(_) => "fund",
             Tx::Commit(_) => "commit",
-            Tx::Lock(_) => "lock",
+            Tx::Offer(..) => "offer",
+            Tx::Choose(..) => "choose",
+            Tx::Deal(..) => "deal",
             Tx::Reveal(_) => "reveal",
             Tx::Seal(..) => "seal",
             Tx::Score(_) => "score",
             Tx::ScoreReveal(_) => "score-reveal",
             Tx::Outcome(..) => "outcome",
             Tx::Settle(..) => "settle",
-            Tx::Refund(_) => "refund",
+            Tx::Refund(..) => "refund",
+            Tx::FalseDeal(..) => "false-deal",
             Tx::Draw(..) => "draw",
             Tx::Dkg(m) => match m.step {
                 DkgStep::Deal(_) => "dkg-deal",

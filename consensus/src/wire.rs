@@ -5,11 +5,12 @@ use crate::beacon::{BeaconInput, Partial};
 use crate::bft::CommitCertificate;
 use crate::codec;
 use crate::epoch::HandoverLink;
+use crate::escrow::EscrowState;
 use crate::frost::{ReleaseShare, SignMessage};
 use crate::ids::{ChainId, ClaimId, EscrowId, ModelId, NodeId, Signature};
 use crate::keys::NodeKey;
 use crate::record;
-use crate::state::{CheckpointState, ClaimState, EscrowState, ModelState, OutcomeState, Tip};
+use crate::state::{CheckpointState, ClaimState, ModelState, OutcomeState, Tip};
 use crate::tx::{Block, SignedTx};
 use serde::Serialize;
 
@@ -149,12 +150,14 @@ pub enum Request {
     Claim(ClaimId),
     /// The outcome of a round.
     Outcome(ModelId, u64),
-    /// A member's share of a preimage whose release is attested; answered to the payee only (P4).
-    Share(EscrowId),
-    /// The payee's hold invoice, for the payer (P3).
+    /// A member's shares of the preimages whose release is attested; answered to the payee only (P4).
+    Shares(EscrowId),
+    /// The payee's hold invoice for one tranche, for the payer (P3).
     Invoice {
         /// Escrow it is for.
         escrow: EscrowId,
+        /// Tranche.
+        tranche: u8,
         /// BOLT 11 invoice.
         bolt11: String,
     },
@@ -194,7 +197,7 @@ pub struct ClaimView {
     pub claim: ClaimState,
     /// Its escrow.
     pub escrow: Option<EscrowState>,
-    /// Whether the peer is a committee member that has decrypted its share and found it good (P1).
+    /// Whether the peer is a committee member that has decrypted its share of every tranche and found them good (P1).
     pub share_held: bool,
     /// The outcome of the claim's round, if judged.
     pub outcome: Option<OutcomeState>,
@@ -219,8 +222,8 @@ pub enum Response {
     Claim(Option<Box<ClaimView>>),
     /// To `Outcome`.
     Outcome(Option<Box<OutcomeState>>),
-    /// To `Share`.
-    Share(ReleaseShare),
+    /// To `Shares`: by tranche.
+    Shares(Vec<(u8, ReleaseShare)>),
     /// To `Peers`.
     Peers(Vec<SignedPeerRecord>),
     /// To `Epochs`: at most [`MAX_LINKS`].
@@ -242,7 +245,7 @@ record!(Response, b"rspn", 8 << 20, |value| match value {
         view.outcome.iter().try_for_each(codec::within)
     }
     Response::Outcome(Some(outcome)) => codec::within(outcome.as_ref()),
-    Response::Share(share) => codec::within(share),
+    Response::Shares(shares) => shares.iter().try_for_each(|(_, share)| codec::within(share)),
     Response::Epochs(links) => links.iter().try_for_each(codec::within),
     Response::Checkpoint(Some(checkpoint)) => codec::within(checkpoint.as_ref()),
     Response::Peers(records) => records.iter().try_for_each(codec::within),

@@ -3,6 +3,7 @@
 //! Unknown keys are refused, so a misspelt key cannot silently mean its default.
 
 use anyhow::{Context, Result, bail};
+use oda_consensus::escrow::Terms;
 use oda_consensus::genesis::{BitcoinNetwork, Genesis};
 use oda_consensus::ids::NodeId;
 use serde::{Deserialize, Serialize};
@@ -120,8 +121,17 @@ pub struct Sponsor {
     /// Where its data lies, if not beside it.
     #[serde(default)]
     pub data: Option<PathBuf>,
-    /// Payment for one accepted claim, msat.
-    pub per_claim_msat: u64,
+    /// Pay for each micro-nat of proven gain, msat.
+    pub rate_msat: u64,
+    /// The smallest payment, msat: what is earned is rounded down to it (P5).
+    pub unit_msat: u64,
+    /// Payments a claim is locked in, each twice the next: a claim earns at most 2^n - 1 units.
+    #[serde(default = "default_tranches")]
+    pub tranches: u8,
+    /// Allow units too small to be enforced on chain (P7): until it is settled, such a payment is only the
+    /// peer's word.
+    #[serde(default)]
+    pub unenforced: bool,
     /// Most to be held and paid in total, msat.
     pub budget_msat: u64,
     /// Size of the channel opened to each trainer, sat.
@@ -150,10 +160,21 @@ pub struct Trainer {
     pub cheat: bool,
 }
 
+impl Sponsor {
+    /// What a claim can earn.
+    pub fn terms(&self) -> Terms {
+        Terms { rate_msat: self.rate_msat, unit_msat: self.unit_msat, tranches: self.tranches }
+    }
+}
+
 impl Default for Trainer {
     fn default() -> Self {
         Self { threads: 0, device: default_device(), cheat: false }
     }
+}
+
+fn default_tranches() -> u8 {
+    4
 }
 
 fn default_device() -> String {

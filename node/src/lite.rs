@@ -41,7 +41,7 @@ const MAX_RECORDS: usize = 1 << 20;
 enum Event {
     Answer(NodeId, Box<Response>, Option<EscrowId>),
     Trained { model: ModelId, round: u64, result: Result<(BlobRef, i64), String> },
-    InvoiceMade { claim: ClaimId, result: Result<String, String> },
+    InvoiceMade { claim: ClaimId, tranche: u8, result: Result<String, String> },
     Held { hash: PaymentHash, amount_msat: u64, deadline: u32, done: Option<oneshot::Sender<()>> },
     Received { hash: PaymentHash, done: oneshot::Sender<()> },
     Chain { height: u32, lightning_msat: u64, channels: usize },
@@ -63,7 +63,7 @@ struct Lite {
     record: SignedPeerRecord,
     rng: ChaCha20Rng,
     models: BTreeSet<ModelId>,
-    invoicing: BTreeSet<ClaimId>,
+    invoicing: BTreeSet<(ClaimId, u8)>,
     chain_height: u32,
     wallet_seen: (u64, usize),
     announced: BTreeMap<ModelId, u64>,
@@ -214,7 +214,7 @@ impl Lite {
     }
 
     fn ask(&self, peer: NodeId, request: Request) {
-        let escrow = if let Request::Share(escrow) = &request { Some(*escrow) } else { None };
+        let escrow = if let Request::Shares(escrow) = &request { Some(*escrow) } else { None };
         let (net, events) = (self.net.clone(), self.events.clone());
         tokio::spawn(async move {
             if let Ok(bytes) = net.request(peer, codec::encode(&request)).await
@@ -284,10 +284,10 @@ impl Lite {
                     self.drive(TrainerInput::TrainFailed { model, round })
                 }
             },
-            Event::InvoiceMade { claim, result } => {
-                self.invoicing.remove(&claim);
+            Event::InvoiceMade { claim, tranche, result } => {
+                self.invoicing.remove(&(claim, tranche));
                 match result {
-                    Ok(bolt11) => self.drive(TrainerInput::InvoiceMade { claim, bolt11 }),
+                    Ok(bolt11) => self.drive(TrainerInput::InvoiceMade { claim, tranche, bolt11 }),
                     Err(why) => {
                         tracing::warn!(why, "invoice not made; trying again");
                         Ok(())
@@ -338,9 +338,9 @@ impl Lite {
             }
             Response::Epochs(links) => return self.drive(TrainerInput::Epochs(links)),
             Response::Claim(Some(view)) => return self.drive(TrainerInput::Claim { from: peer, view }),
-            Response::Share(share) => {
+            Response::Shares(shares) => {
                 if let Some(escrow) = escrow {
-                    return self.drive(TrainerInput::Share { escrow, share });
+                    return self.drive(TrainerInput::Shares { escrow, shares });
                 }
             }
             Response::Refused(why) => tracing::debug!(peer = %peer.short(), why, "refused"),
@@ -394,28 +394,30 @@ impl Lite {
                     }
                 }
                 TrainerEffect::AskClaim(claim) => self.ask_all(&self.full_peers(), &Request::Claim(claim)),
-                TrainerEffect::AskShares(escrow, members) => self.ask_all(&members, &Request::Share(escrow)),
+                TrainerEffect::AskShares(escrow, members) => self.ask_all(&members, &Request::Shares(escrow)),
                 TrainerEffect::AskEpochs(after) => {
                     let peers = self.full_peers();
                     if let Some(peer) = peers.get(self.turn % peers.len().max(1)) {
                         self.ask(*peer, Request::Epochs { after });
                     }
                 }
-                TrainerEffect::MakeInvoice { claim, payment_hash, amount_msat, hold_blocks } => {
-                    if self.invoicing.insert(claim) {
+                TrainerEffect::MakeInvoice { claim, tranche, payment_hash, amount_msat, hold_blocks } => {
+                    if self.invoicing.insert((claim, tranche)) {
                         let (wallet, events) = (self.wallet.clone(), self.events.clone());
                         tokio::spawn(async move {
-                            let text = format!("oda claim {claim}");
+                            let text = format!("oda claim {claim}, part {}", tranche + 1);
                             let made = wallet::blocking(move || {
                                 wallet.hold_invoice(payment_hash, amount_msat, &text, 3600, hold_blocks)
                             })
                             .await;
                             let result = made.and_then(|r| r.map_err(Into::into)).map_err(|e| format!("{e:#}"));
-                            let _ = events.send(Event::InvoiceMade { claim, result }).await;
+                            let _ = events.send(Event::InvoiceMade { claim, tranche, result }).await;
                         });
                     }
                 }
-                TrainerEffect::SendInvoice { to, escrow, bolt11 } => self.ask(to, Request::Invoice { escrow, bolt11 }),
+                TrainerEffect::SendInvoice { to, escrow, tranche, bolt11 } => {
+                    self.ask(to, Request::Invoice { escrow, tranche, bolt11 });
+                }
                 TrainerEffect::ClaimHtlc { payment_hash, preimage, .. } => {
                     let wallet = self.wallet.clone();
                     tokio::task::spawn_blocking(move || {

@@ -467,20 +467,29 @@ pub async fn claim(url: &str, id: ClaimId, json: bool) -> Result<()> {
             }
         }
     }
-    match &info.escrow {
-        None => println!("payment    none dealt"),
-        Some(e) => println!(
-            "payment    {} msat from {}: {}\nhash       {}",
-            e["amount_msat"],
-            text(&e["payer"]),
-            escrow_status(&e["status"]),
-            text(&e["payment_hash"])
-        ),
+    let Some(e) = &info.escrow else {
+        println!("payment    none offered");
+        return Ok(());
+    };
+    let terms = &e["terms"];
+    println!(
+        "payment    from {}: {}, {} msat for each micro-nat",
+        text(&e["payer"]),
+        text(&e["stage"]),
+        terms["rate_msat"]
+    );
+    for tranche in e["tranches"].as_array().into_iter().flatten() {
+        println!(
+            "           {:>14} msat  {}  {}",
+            tranche["amount_msat"],
+            text(&tranche["payment_hash"]),
+            tranche_status(&tranche["status"])
+        );
     }
     Ok(())
 }
 
-fn escrow_status(v: &Value) -> String {
+fn tranche_status(v: &Value) -> String {
     match v {
         Value::Object(o) => o.iter().map(|(k, v)| format!("{k}, receipt {}", v.as_str().unwrap_or("?"))).collect(),
         other => other.as_str().unwrap_or("?").into(),

@@ -10,8 +10,9 @@ use jsonrpsee::proc_macros::rpc;
 use jsonrpsee::server::{Server, ServerConfig, ServerHandle};
 use jsonrpsee::types::ErrorObjectOwned;
 use oda_consensus::epoch::Membership;
+use oda_consensus::escrow::EscrowState;
 use oda_consensus::ids::{BlockHash, ChainId, ClaimId, EscrowId, ModelId, NodeId};
-use oda_consensus::state::{ClaimState, EscrowState, ModelState};
+use oda_consensus::state::{ClaimState, ModelState};
 use oda_consensus::tx::{SignedTx, Tx};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -324,11 +325,13 @@ fn about(tx: &Tx) -> String {
         Tx::AddModel(m) => format!("model {} ({})", m.id(), m.name),
         Tx::Fund(f) => format!("model {} with up to {} msat", f.model, f.budget_msat),
         Tx::Commit(c) => format!("model {} round {}", c.model, c.round),
-        Tx::Lock(l) => format!("claim {} for {} msat", l.claim, l.amount_msat),
+        Tx::Offer(claim, o) => format!("claim {claim} for up to {} msat", o.terms.most_msat()),
         Tx::Reveal(r) => format!("claim {}", r.claim),
         Tx::Seal(s, _) => format!("model {} round {}", s.model, s.round),
         Tx::Outcome(o, _) => format!("model {} round {}", o.model, o.round),
-        Tx::Settle(e, _) | Tx::Refund(e) => format!("escrow {e}"),
+        Tx::Choose(e, _) | Tx::Deal(e, _) | Tx::Settle(e, _) | Tx::Refund(e, _) | Tx::FalseDeal(e, ..) => {
+            format!("escrow {e}")
+        }
         Tx::Score(s) => format!("model {} round {}", s.model, s.round),
         Tx::ScoreReveal(r) => format!("model {} round {}", r.outcome.model, r.outcome.round),
         Tx::Draw(epoch, _) => format!("epoch {epoch}"),

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use oda_consensus::codec;
 use oda_consensus::engine::decoys::{DecoyEffect, DecoyRecord, Decoys};
 use oda_consensus::engine::sponsor::{PayPhase, PayRecord, Sponsor};
+use oda_consensus::escrow::MAX_TRANCHES;
 use oda_consensus::ids::{ModelId, NodeId, PaymentHash};
 use oda_consensus::keys::NodeKey;
 use oda_consensus::manifest::Manifest;
@@ -58,6 +59,8 @@ pub(crate) struct SponsorHost {
     refreshed: Option<Instant>,
 }
 
+/// The least an HTLC should carry: well above the fee of its success transaction (P7).
+const ENFORCED_MSAT: u64 = 1_000_000;
 const PREFIX: &[u8] = b"pay/";
 const DECOYS: &[u8] = b"decoy/";
 const MAX_RECORDS: usize = 1 << 20;
@@ -88,11 +91,23 @@ impl SponsorHost {
         blobs: Arc<Blobs>,
         events: mpsc::Sender<CoreEvent>,
     ) -> Result<Self> {
+        let terms = config.terms();
         anyhow::ensure!(
-            config.per_claim_msat >= 1_000_000,
-            "[sponsor] per_claim_msat = {} is below 1,000,000: an HTLC of that size is not enforceable on chain (P7)",
-            config.per_claim_msat
+            terms.is_possible() && config.budget_msat >= terms.most_msat(),
+            "[sponsor] rate_msat and unit_msat must be above 0, tranches 1 to {MAX_TRANCHES}, and budget_msat = {} no less \
+             than the {} msat of one claim",
+            config.budget_msat,
+            terms.most_msat()
         );
+        anyhow::ensure!(
+            config.unenforced || config.unit_msat >= ENFORCED_MSAT,
+            "[sponsor] unit_msat = {} is below {ENFORCED_MSAT}: an HTLC of that size is not enforceable on chain (P7); \
+             raise it, lower tranches, or accept the peer's word with unenforced = true",
+            config.unit_msat
+        );
+        if config.unit_msat < ENFORCED_MSAT {
+            tracing::warn!(unit_msat = config.unit_msat, "the smallest payments are not enforceable on chain (P7)");
+        }
         let bundle = load(config, datadir, identity).await?;
         let model = bundle.manifest.id();
         for blob in bundle.blobs {
@@ -155,8 +170,8 @@ impl SponsorHost {
         let mut due: Vec<Tx> = unseal.into_iter().collect();
         let promised = model.sponsors.iter().find(|s| s.sponsor == self.me).map_or(0, |s| s.fund.budget_msat);
         if promised < self.config.budget_msat {
-            let SponsorConfig { per_claim_msat, budget_msat, .. } = self.config;
-            due.push(Tx::Fund(Fund { model: self.model, per_claim_msat, budget_msat }));
+            let (terms, budget_msat) = (self.config.terms(), self.config.budget_msat);
+            due.push(Tx::Fund(Fund { model: self.model, terms, budget_msat }));
         }
         due
     }
@@ -202,8 +217,8 @@ impl SponsorHost {
 
     /// What a restart may have missed (P6): the wallet's own record of every payment not yet over.
     fn reconcile(&self) {
-        let open = |r: &&PayRecord| matches!(r.phase, PayPhase::Paying);
-        let hashes: Vec<PaymentHash> = self.engine.records().filter(open).map(|r| r.payment_hash).collect();
+        let parts = self.engine.records().flat_map(|r| &r.parts);
+        let hashes: Vec<PaymentHash> = parts.filter(|p| p.phase == PayPhase::Paying).map(|p| p.payment_hash).collect();
         let (wallet, events) = (self.wallet.clone(), self.events.clone());
         tokio::spawn(async move {
             for hash in hashes {
@@ -306,20 +321,22 @@ async fn pump(wallet: Arc<Wallet>, address: String, events: mpsc::Sender<CoreEve
     }
 }
 
-pub(crate) fn payment_info(record: &PayRecord) -> PaymentInfo {
-    let phase = match record.phase {
-        PayPhase::Dealt => "dealt",
-        PayPhase::Paying => "paying",
-        PayPhase::Sent => "sent",
-        PayPhase::Failed => "failed",
-        PayPhase::Closed => "closed",
-    };
-    PaymentInfo {
+pub(crate) fn payment_infos(record: &PayRecord) -> impl Iterator<Item = PaymentInfo> + '_ {
+    record.parts.iter().zip(0u8..).map(|(part, tranche)| PaymentInfo {
         escrow: record.escrow,
+        tranche,
         claim: record.claim,
         payee: record.payee,
-        amount_msat: record.amount_msat,
-        fee_msat: record.fee_msat,
-        phase: phase.into(),
-    }
+        payment_hash: part.payment_hash,
+        amount_msat: part.amount_msat,
+        fee_msat: part.fee_msat,
+        phase: match part.phase {
+            PayPhase::Dealt => "dealt",
+            PayPhase::Paying => "paying",
+            PayPhase::Sent => "sent",
+            PayPhase::Failed => "failed",
+            PayPhase::Closed => "closed",
+        }
+        .into(),
+    })
 }

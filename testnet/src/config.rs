@@ -93,8 +93,12 @@ pub struct Lightning {
 pub struct Sponsor {
     /// Model file.
     pub model: PathBuf,
-    /// Payment for one accepted claim, msat.
-    pub per_claim_msat: u64,
+    /// Pay for each micro-nat of proven gain, msat.
+    pub rate_msat: u64,
+    /// Smallest payment, msat.
+    pub unit_msat: u64,
+    /// Payments a claim is locked in.
+    pub tranches: u8,
     /// Most held and paid in total, msat.
     pub budget_msat: u64,
     /// Channel to each trainer, sat.

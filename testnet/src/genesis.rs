@@ -73,9 +73,15 @@ pub struct Options {
     /// Description of the model the sponsors fund.
     #[arg(long, default_value = "models/fashion-mnist.toml")]
     pub model: PathBuf,
-    /// Payment for one accepted claim, millisatoshi.
-    #[arg(long, default_value_t = 5_000_000)]
-    pub per_claim_msat: u64,
+    /// Pay for each micro-nat of proven gain, millisatoshi.
+    #[arg(long, default_value_t = 100)]
+    pub rate_msat: u64,
+    /// Smallest payment, millisatoshi; what is earned is rounded down to it.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub unit_msat: u64,
+    /// Payments a claim is locked in, each twice the next.
+    #[arg(long, default_value_t = 4)]
+    pub tranches: u8,
     /// Most a sponsor holds and pays in total, millisatoshi.
     #[arg(long, default_value_t = 2_000_000_000)]
     pub budget_msat: u64,
@@ -204,7 +210,9 @@ pub fn create(dir: &Path, options: &Options, time_ms: u64) -> Result<NetworkFile
             },
             sponsor: (m.role == Role::Sponsor).then(|| Sponsor {
                 model: model.clone(),
-                per_claim_msat: o.per_claim_msat,
+                rate_msat: o.rate_msat,
+                unit_msat: o.unit_msat,
+                tranches: o.tranches,
                 budget_msat: o.budget_msat,
                 channel_sat: o.channel_sat,
                 max_channels: 64,

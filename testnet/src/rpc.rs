@@ -8,6 +8,7 @@ use jsonrpsee::core::client::{ClientT, Error};
 use jsonrpsee::core::traits::ToRpcParams;
 use jsonrpsee::http_client::{HttpClient, HttpClientBuilder};
 use jsonrpsee::rpc_params;
+use oda_consensus::escrow::Terms;
 use oda_consensus::ids::{BlobRef, ClaimId, EscrowId, ModelId, NodeId};
 use oda_consensus::manifest::Manifest;
 use oda_consensus::outcome::{ClaimOutcome, Outcome};
@@ -203,23 +204,50 @@ pub struct Reveal {
     pub delta: BlobRef,
 }
 
-/// A dealt payment.
+/// A claim's escrow.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Escrow {
     /// Id.
     pub id: EscrowId,
     /// Who is paid.
     pub payee: NodeId,
+    /// What can be earned.
+    pub terms: Terms,
+    /// Where it stands.
+    pub stage: Stage,
+    /// Its payments, largest first.
+    pub tranches: Vec<Tranche>,
+}
+
+/// Where an escrow stands on the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Candidates are committed to.
+    Offered,
+    /// The trainer has drawn.
+    Chosen,
+    /// Locked or to be locked.
+    Dealt,
+    /// Attested.
+    Judged,
+    /// Judged before it was dealt.
+    Withdrawn,
+}
+
+/// One payment of an escrow.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Tranche {
     /// Amount, msat.
     pub amount_msat: u64,
     /// Where it stands.
-    pub status: EscrowStatus,
+    pub status: TrancheStatus,
 }
 
 /// Where a payment stands on the ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum EscrowStatus {
+pub enum TrancheStatus {
     /// Locked or to be locked.
     Dealt,
     /// Attested: to be paid.
@@ -230,12 +258,38 @@ pub enum EscrowStatus {
     Refunding,
     /// Given back.
     Refunded,
+    /// Earned, and given up by its trainer.
+    Expired,
+    /// Earned, and proven to have been dealt falsely.
+    Fraud,
 }
 
-impl EscrowStatus {
-    /// Whether nothing more happens to it.
-    pub fn is_over(&self) -> bool {
-        matches!(self, Self::Settled(_) | Self::Refunded)
+impl Escrow {
+    fn sum(&self, wanted: impl Fn(&TrancheStatus) -> bool) -> u64 {
+        self.tranches.iter().filter(|t| wanted(&t.status)).map(|t| t.amount_msat).sum()
+    }
+
+    /// Receipts shown, msat.
+    pub fn paid_msat(&self) -> u64 {
+        self.sum(|s| matches!(s, TrancheStatus::Settled(_)))
+    }
+
+    /// Attested and on its way to the trainer, msat.
+    pub fn releasing_msat(&self) -> u64 {
+        self.sum(|s| *s == TrancheStatus::Releasing)
+    }
+
+    /// Attested and on its way back, msat.
+    pub fn refunding_msat(&self) -> u64 {
+        self.sum(|s| *s == TrancheStatus::Refunding)
+    }
+
+    /// Back with the sponsor, msat.
+    pub fn refunded_msat(&self) -> u64 {
+        match self.stage {
+            Stage::Withdrawn => self.terms.most_msat(),
+            _ => self.sum(|s| matches!(s, TrancheStatus::Refunded | TrancheStatus::Expired | TrancheStatus::Fraud)),
+        }
     }
 }
 
@@ -270,6 +324,8 @@ pub struct Credit {
 pub struct Payment {
     /// Escrow.
     pub escrow: EscrowId,
+    /// Tranche of it.
+    pub tranche: u8,
     /// Claim it is for.
     pub claim: ClaimId,
     /// Amount, msat.

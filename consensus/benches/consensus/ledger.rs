@@ -5,6 +5,7 @@ use super::keys::Members;
 use oda_consensus::beacon::BeaconKey;
 use oda_consensus::codec;
 use oda_consensus::epoch::{EpochChain, Federation, Handover, HandoverLink};
+use oda_consensus::escrow::Terms;
 use oda_consensus::frost::{
     EncryptionSecret, EpochSeed, GroupKey, GroupSignature, KeyShare, SignEffect, SignInput, Signer, SignerConfig,
     Transcript, payload_hash,
@@ -157,7 +158,7 @@ fn block(bench: &mut Bench) {
     let model = manifest.id();
     let (first, _) = state.build(&[SignedTx::new(Tx::AddModel(manifest), &sponsors[0], chain)], 100);
     state.apply(&first).expect("the first block");
-    let fund = |i: u64| Tx::Fund(Fund { model, per_claim_msat: 1, budget_msat: 1 + i / SPONSORS });
+    let fund = |i: u64| Tx::Fund(Fund { model, terms: Terms::whole(1), budget_msat: 1 + i / SPONSORS });
     let sign = |i: u64| SignedTx::new(fund(i), &sponsors[(i % SPONSORS) as usize], chain);
     let txs: Vec<SignedTx> = (0..FUNDS).map(sign).collect();
     let (block, refused) = state.build(&txs, 200);

@@ -6,10 +6,11 @@
 //! member's part in the verdict goes on its record.
 
 use crate::decoy;
+use crate::escrow::{Stage, TrancheStatus};
 use crate::ids::{ClaimId, Digest, ModelId, NodeId};
 use crate::keys::NodeKey;
 use crate::record;
-use crate::state::{EscrowStatus, State};
+use crate::state::State;
 use crate::tx::{Commit, Reveal, SignedTx, Tx, claim_escrow, claim_id, commitment};
 use rand_core::{CryptoRng, RngCore};
 use std::collections::BTreeMap;
@@ -124,6 +125,7 @@ impl Decoys {
         let delta = decoy::delta_ref(r.seed, &model.manifest);
         let submit = |tx: Tx, key: &NodeKey| DecoyEffect::Submit(Box::new(SignedTx::new(tx, key, chain)));
         let current = model.round.as_ref().filter(|round| round.number == r.round && round.sealed.is_none());
+        let escrow = state.escrow(claim_escrow(id));
         match (state.claim(id), current) {
             (None, Some(_)) => {
                 let (parent, salt) = (model.head.weights.hash, decoy::salt(r.seed));
@@ -131,20 +133,23 @@ impl Decoys {
                 let (model, round) = (r.model, r.round);
                 out.push(submit(Tx::Commit(Commit { model, round, parent, commitment: c }), &alias));
             }
-            (Some(claim), Some(_)) if claim.reveal.is_none() && claim.escrow.is_some() => {
+            // what it is paid from is its own; the draw goes the way of every claim's
+            (Some(_), Some(_)) if escrow.is_some_and(|e| e.stage == Stage::Offered) => {
+                out.push(submit(Tx::Choose(claim_escrow(id), decoy::choice(r.seed)), &alias));
+            }
+            (Some(claim), Some(_)) if claim.reveal.is_none() && escrow.is_some_and(|e| e.stage == Stage::Dealt) => {
                 let (stated_gain_unat, salt) = (r.stated_gain_unat, decoy::salt(r.seed));
                 out.push(submit(Tx::Reveal(Reveal { claim: id, delta, stated_gain_unat, salt }), &alias));
             }
             (Some(claim), None) => {
-                let escrow = claim.escrow.and_then(|_| state.escrow(claim_escrow(id)));
-                if escrow.is_some_and(|e| e.status == EscrowStatus::Releasing) {
-                    out.push(submit(Tx::Refund(claim_escrow(id)), &alias)); // nobody was paid for noise
+                let released = escrow.map(|e| e.with(|s| *s == TrancheStatus::Releasing)).unwrap_or_default();
+                if !released.is_empty() {
+                    out.push(submit(Tx::Refund(claim_escrow(id), released), &alias)); // nobody was paid for noise
                 }
                 if claim.judged.is_some() && claim.reveal.is_some() && !claim.decoy {
                     return out.push(submit(Tx::Decoy(id, r.seed), key));
                 }
-                let over = escrow.is_none_or(|e| matches!(e.status, EscrowStatus::Refunded | EscrowStatus::Settled(_)));
-                if over && claim.judged.is_some() {
+                if escrow.is_none_or(|e| e.is_over()) && claim.judged.is_some() {
                     r.shown = true;
                     out.push(DecoyEffect::Persist(r.clone()));
                 }

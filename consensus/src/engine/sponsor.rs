@@ -1,20 +1,22 @@
-//! A sponsor's decisions (R2, P1, P3, P4, P6): deal a preimage for every claim on its models, pay
-//! the trainer's hold invoice for it once, and book the end of each payment.
+//! A sponsor's decisions (R2, P1-P6): offer payment for every claim on its models, deal the preimages after the
+//! trainer's draw, pay each hold invoice once, and book the end of each payment.
 //!
 //! The sponsor knows every preimage it deals, and may: it is the payer, so knowing it early can only
-//! pay the trainer. Its record of a deal is on disk before the deal is public, so that a restarted
-//! sponsor neither deals a claim twice nor pays an invoice it does not remember.
+//! pay the trainer. Its seeds are on disk before the offer is public, so that a restarted sponsor neither
+//! offers a claim twice nor pays an invoice it does not remember.
 
-use crate::frost::{Deal, deal_preimage};
-use crate::ids::{ClaimId, EscrowId, ModelId, NodeId, PaymentHash, Preimage};
+use crate::escrow::{
+    Committee, EscrowState, Opening, Seeds, Stage, Terms, TrancheSet, TrancheStatus, deal_digest, kept,
+};
+use crate::ids::{ClaimId, EscrowId, NodeId, PaymentHash, Preimage};
 use crate::record;
-use crate::state::{EscrowStatus, State};
-use crate::tx::{Lock, Tx, claim_escrow};
+use crate::state::State;
+use crate::tx::{Tx, claim_escrow};
 use rand_core::{CryptoRng, RngCore};
 use std::collections::BTreeMap;
 
-/// Where a payment stands with its payer.
-#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+/// Where the payment of a tranche stands with its payer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub enum PayPhase {
     /// Dealt; no invoice paid yet.
     Dealt,
@@ -28,7 +30,24 @@ pub enum PayPhase {
     Closed,
 }
 
-/// All a sponsor must remember of a payment.
+/// The payment of one tranche.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct PartRecord {
+    /// Amount, msat.
+    pub amount_msat: u64,
+    /// SHA-256 of the preimage.
+    pub payment_hash: PaymentHash,
+    /// The preimage.
+    pub preimage: Preimage,
+    /// Invoice being paid.
+    pub bolt11: Option<String>,
+    /// Routing fee, msat, once sent.
+    pub fee_msat: u64,
+    /// Where it stands.
+    pub phase: PayPhase,
+}
+
+/// All a sponsor must remember of an escrow.
 #[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct PayRecord {
     /// Escrow.
@@ -37,22 +56,16 @@ pub struct PayRecord {
     pub claim: ClaimId,
     /// Who is paid.
     pub payee: NodeId,
-    /// Amount, msat.
-    pub amount_msat: u64,
-    /// SHA-256 of the preimage.
-    pub payment_hash: PaymentHash,
-    /// The preimage it drew.
-    pub preimage: Preimage,
-    /// Epoch of the committee it is dealt to.
+    /// What it offered.
+    pub terms: Terms,
+    /// Epoch of the committee the shares are for.
     pub epoch: u64,
-    /// The public deal.
-    pub deal: Deal,
-    /// Invoice being paid.
-    pub bolt11: Option<String>,
-    /// Routing fee, msat, once sent.
-    pub fee_msat: u64,
-    /// Where it stands.
-    pub phase: PayPhase,
+    /// Seeds of the candidates (P2).
+    pub seeds: Seeds,
+    /// Payments, largest first, once the payee has drawn.
+    pub parts: Vec<PartRecord>,
+    /// Nothing more is to come.
+    pub over: bool,
 }
 record!(PayRecord, b"pyrc", 64 << 10);
 
@@ -61,12 +74,14 @@ record!(PayRecord, b"pyrc", 64 << 10);
 pub enum SponsorInput {
     /// A block was applied (or the node has just started).
     StateChanged,
-    /// A trainer sent its invoice.
+    /// A trainer sent its invoice for a tranche.
     Invoice {
         /// Who sent it.
         from: NodeId,
         /// Escrow.
         escrow: EscrowId,
+        /// Tranche.
+        tranche: u8,
         /// BOLT 11.
         bolt11: String,
     },
@@ -121,7 +136,7 @@ impl Sponsor {
         Self { me, records: records.into_iter().map(|r| (r.escrow, r)).collect() }
     }
 
-    /// All payments ever dealt.
+    /// All escrows ever offered.
     pub fn records(&self) -> impl Iterator<Item = &PayRecord> {
         self.records.values()
     }
@@ -136,101 +151,98 @@ impl Sponsor {
         let mut out = Vec::new();
         match input {
             SponsorInput::StateChanged => {
-                self.deal_for_claims(state, rng, &mut out);
-                self.close_payments(state, &mut out);
+                self.offer_for_claims(state, rng, &mut out);
+                self.go_on(state, &mut out);
             }
-            SponsorInput::Invoice { from, escrow, bolt11 } => self.on_invoice(state, from, escrow, bolt11, &mut out),
+            SponsorInput::Invoice { from, escrow, tranche, bolt11 } => {
+                self.on_invoice(state, from, escrow, tranche, bolt11, &mut out);
+            }
             SponsorInput::Sent { payment_hash, fee_msat } => {
-                if let Some(r) = self.records.values_mut().find(|r| r.payment_hash == payment_hash) {
-                    r.fee_msat = fee_msat;
-                }
-                self.set(payment_hash, PayPhase::Sent, &mut out);
-                self.close_payments(state, &mut out);
+                self.set(payment_hash, PayPhase::Sent, Some(fee_msat), &mut out);
+                self.go_on(state, &mut out);
             }
             SponsorInput::SendFailed { payment_hash } => {
-                self.set(payment_hash, PayPhase::Failed, &mut out);
-                self.close_payments(state, &mut out);
+                self.set(payment_hash, PayPhase::Failed, None, &mut out);
+                self.go_on(state, &mut out);
             }
             SponsorInput::NotStarted { payment_hash } => {
                 // says nothing about a payment that is over: only one under way can turn out not to be
-                let paying =
-                    self.records.values().any(|r| r.payment_hash == payment_hash && r.phase == PayPhase::Paying);
-                if paying {
-                    self.set(payment_hash, PayPhase::Dealt, &mut out);
+                let parts = || self.records.values().flat_map(|r| &r.parts);
+                if parts().any(|p| p.payment_hash == payment_hash && p.phase == PayPhase::Paying) {
+                    self.set(payment_hash, PayPhase::Dealt, None, &mut out);
                 }
             }
         }
         out
     }
 
-    fn set(&mut self, hash: PaymentHash, phase: PayPhase, out: &mut Vec<SponsorEffect>) {
-        let found = self.records.values_mut().find(|r| r.payment_hash == hash);
+    fn set(&mut self, hash: PaymentHash, phase: PayPhase, fee_msat: Option<u64>, out: &mut Vec<SponsorEffect>) {
         // settled is final: no later report takes it back
-        let open = |r: &&mut PayRecord| r.phase != phase && !matches!(r.phase, PayPhase::Sent | PayPhase::Closed);
-        if let Some(r) = found.filter(open) {
-            r.phase = phase;
-            out.push(SponsorEffect::Persist(Box::new(r.clone())));
+        let open = |p: &PartRecord| {
+            p.payment_hash == hash && p.phase != phase && !matches!(p.phase, PayPhase::Sent | PayPhase::Closed)
+        };
+        for r in self.records.values_mut() {
+            let Some(p) = r.parts.iter_mut().find(|p| open(p)) else { continue };
+            p.phase = phase;
+            p.fee_msat = fee_msat.unwrap_or(p.fee_msat);
+            return out.push(SponsorEffect::Persist(Box::new(r.clone())));
         }
     }
 
-    // R2, P1
-    fn deal_for_claims(&mut self, state: &State, rng: &mut (impl RngCore + CryptoRng), out: &mut Vec<SponsorEffect>) {
-        let wanted: Vec<(ModelId, ClaimId, NodeId, u64)> = state
+    // R2, P2
+    fn offer_for_claims(&mut self, state: &State, rng: &mut (impl RngCore + CryptoRng), out: &mut Vec<SponsorEffect>) {
+        let wanted: Vec<(ClaimId, NodeId, Terms)> = state
             .models()
-            .filter_map(|(id, m)| Some((id, m, m.sponsors.iter().find(|s| s.sponsor == self.me)?)))
-            .flat_map(|(id, m, s)| {
+            .filter_map(|(_, m)| Some((m, m.sponsors.iter().find(|s| s.sponsor == self.me && s.frauds == 0)?)))
+            .flat_map(|(m, s)| {
                 let claims = m.round.iter().filter(|r| r.sealed.is_none()).flat_map(|r| r.claims.iter());
-                let mut left = s.fund.budget_msat.saturating_sub(s.held_msat).saturating_sub(s.paid_msat);
-                let amount = s.fund.per_claim_msat;
-                claims
-                    .filter_map(|c| state.claim(*c))
-                    .filter(|c| c.escrow.is_none())
-                    .filter(move |_| {
-                        let fits = left >= amount;
-                        left = left.saturating_sub(amount);
-                        fits
-                    })
-                    .map(move |c| (id, c.id, c.trainer, amount))
-                    .collect::<Vec<_>>()
+                let left = s.fund.budget_msat.saturating_sub(s.held_msat).saturating_sub(s.paid_msat);
+                let covered = usize::try_from(left / s.fund.terms.most_msat().max(1)).unwrap_or(usize::MAX);
+                let unpaid = claims.filter_map(|c| state.claim(*c)).filter(|c| c.escrow.is_none());
+                unpaid.take(covered).map(|c| (c.id, c.trainer, s.fund.terms)).collect::<Vec<_>>()
             })
             .collect();
-        for (_, claim, payee, amount_msat) in wanted {
+        for (claim, payee, terms) in wanted {
             let escrow = claim_escrow(claim);
-            // A deal to a committee that is gone can no longer enter the ledger: deal anew.
             let now = state.current();
-            let fresh = |r: &PayRecord| r.epoch.saturating_add(1) >= now.number;
+            // An offer to a committee that is gone, or on other terms, can no longer enter the ledger: offer anew.
+            let fresh = |r: &PayRecord| r.epoch.saturating_add(1) >= now.number && r.terms == terms;
             if !self.records.get(&escrow).is_some_and(fresh) {
-                let Some(members) = state.encryption_keys(now.group.members()) else { continue };
-                let Ok((preimage, payment_hash, deal)) = deal_preimage(&members, now.group.threshold(), &escrow.0, rng)
-                else {
-                    continue;
-                };
+                let seeds = Seeds::draw(terms.tranches, rng);
                 let epoch = now.number;
-                let record = PayRecord {
-                    escrow,
-                    claim,
-                    payee,
-                    amount_msat,
-                    payment_hash,
-                    preimage,
-                    epoch,
-                    deal,
-                    bolt11: None,
-                    fee_msat: 0,
-                    phase: PayPhase::Dealt,
-                };
+                let record = PayRecord { escrow, claim, payee, terms, epoch, seeds, parts: Vec::new(), over: false };
                 out.push(SponsorEffect::Persist(Box::new(record.clone())));
                 self.records.insert(escrow, record);
             }
             // repeated every block until it is on the ledger: the transaction is the same each time
-            if let Some(r) = self.records.get(&escrow) {
-                out.push(SponsorEffect::Submit(Tx::Lock(Lock {
-                    claim,
-                    amount_msat: r.amount_msat,
-                    payment_hash: r.payment_hash,
-                    epoch: r.epoch,
-                    deal: r.deal.clone(),
-                })));
+            let Some(r) = self.records.get(&escrow) else { continue };
+            if let Some(offer) = with_committee(state, r, |committee| r.seeds.offer(r.terms, r.epoch, committee).ok()) {
+                out.push(SponsorEffect::Submit(Tx::Offer(claim, offer)));
+            }
+        }
+    }
+
+    /// Deals what the payee has drawn, and books the ends of payments.
+    fn go_on(&mut self, state: &State, out: &mut Vec<SponsorEffect>) {
+        for r in self.records.values_mut().filter(|r| !r.over) {
+            let Some(e) = state.escrow(r.escrow).filter(|e| e.payer == self.me) else { continue };
+            match e.stage {
+                Stage::Chosen => {
+                    let opening = with_committee(state, r, |committee| opening_of(r, e, committee));
+                    let Some((parts, opening)) = opening else { continue };
+                    if r.parts.is_empty() {
+                        r.parts = parts;
+                        out.push(SponsorEffect::Persist(Box::new(r.clone())));
+                    }
+                    out.push(SponsorEffect::Submit(Tx::Deal(r.escrow, opening)));
+                }
+                Stage::Judged => close(r, e, out),
+                Stage::Withdrawn => {
+                    r.parts.iter_mut().for_each(|p| p.phase = PayPhase::Closed);
+                    r.over = true;
+                    out.push(SponsorEffect::Persist(Box::new(r.clone())));
+                }
+                Stage::Offered | Stage::Dealt => {}
             }
         }
     }
@@ -241,6 +253,7 @@ impl Sponsor {
         state: &State,
         from: NodeId,
         escrow: EscrowId,
+        tranche: u8,
         bolt11: String,
         out: &mut Vec<SponsorEffect>,
     ) {
@@ -251,42 +264,75 @@ impl Sponsor {
         if r.payee != from {
             return out.push(refuse("the escrow is another trainer's"));
         }
-        let on_ledger =
-            state.escrow(escrow).is_some_and(|e| e.status == EscrowStatus::Dealt && e.payment_hash == r.payment_hash);
-        if !on_ledger {
-            return out.push(refuse("the escrow is not open on the ledger"));
-        }
-        match r.phase {
+        let dealt = state.escrow(escrow).filter(|e| e.stage == Stage::Dealt);
+        let hash = dealt.and_then(|e| e.tranches.get(usize::from(tranche))).map(|t| t.payment_hash);
+        let part = r.parts.get_mut(usize::from(tranche)).filter(|p| Some(p.payment_hash) == hash);
+        let Some(p) = part else { return out.push(refuse("the tranche is not open on the ledger")) };
+        match p.phase {
             PayPhase::Dealt | PayPhase::Failed => {
-                r.phase = PayPhase::Paying;
-                r.bolt11 = Some(bolt11.clone());
+                p.phase = PayPhase::Paying;
+                p.bolt11 = Some(bolt11.clone());
+                let (payment_hash, amount_msat) = (p.payment_hash, p.amount_msat);
                 out.push(SponsorEffect::Persist(Box::new(r.clone())));
-                out.push(SponsorEffect::Pay { bolt11, payment_hash: r.payment_hash, amount_msat: r.amount_msat });
+                out.push(SponsorEffect::Pay { bolt11, payment_hash, amount_msat });
             }
             PayPhase::Paying => {} // under way; the answer is the HTLC itself
             PayPhase::Sent | PayPhase::Closed => out.push(refuse("this payment is over")),
         }
     }
+}
 
-    // P4
-    fn close_payments(&mut self, state: &State, out: &mut Vec<SponsorEffect>) {
-        for r in self.records.values_mut().filter(|r| r.phase != PayPhase::Closed) {
-            let Some(e) = state.escrow(r.escrow) else { continue };
-            match (&e.status, &r.phase) {
-                (EscrowStatus::Settled(_), PayPhase::Sent)
-                | (EscrowStatus::Refunded, PayPhase::Dealt | PayPhase::Failed) => {
-                    r.phase = PayPhase::Closed;
-                    out.push(SponsorEffect::Persist(Box::new(r.clone())));
-                }
-                // the payee has its money but its receipt is not booked: book it
-                (EscrowStatus::Releasing, PayPhase::Sent) => {
-                    out.push(SponsorEffect::Submit(Tx::Settle(r.escrow, r.preimage)))
-                }
-                (EscrowStatus::Refunding, PayPhase::Dealt | PayPhase::Failed) => {
-                    out.push(SponsorEffect::Submit(Tx::Refund(r.escrow)))
-                }
-                _ => {}
+fn with_committee<T>(state: &State, r: &PayRecord, make: impl FnOnce(Committee<'_>) -> Option<T>) -> Option<T> {
+    let group = &state.epoch_state(r.epoch)?.group;
+    let members = state.encryption_keys(group.members())?;
+    make(Committee { escrow: r.escrow, members: &members, threshold: group.threshold() })
+}
+
+/// The payments the payee has drawn, and what is to be shown; `None` if the ledger holds another offer than ours.
+fn opening_of(r: &PayRecord, e: &EscrowState, committee: Committee<'_>) -> Option<(Vec<PartRecord>, Opening)> {
+    let choice = e.choice?;
+    let (preimages, opening) = r.seeds.open(choice, r.terms.tranches, committee).ok()?;
+    let places = kept(choice, r.escrow, r.terms.tranches).into_iter();
+    let ours = places.zip(&opening.deals).all(|(i, d)| e.candidates.get(i).is_some_and(|c| c.deal == deal_digest(d)));
+    let part = |(t, preimage): (usize, Preimage)| PartRecord {
+        amount_msat: r.terms.amount_msat(t),
+        payment_hash: preimage.payment_hash(),
+        preimage,
+        bolt11: None,
+        fee_msat: 0,
+        phase: PayPhase::Dealt,
+    };
+    ours.then(|| (preimages.into_iter().enumerate().map(part).collect(), opening))
+}
+
+/// P4: what Lightning and the ledger say of each payment must come to the same.
+fn close(r: &mut PayRecord, e: &EscrowState, out: &mut Vec<SponsorEffect>) {
+    let (mut receipts, mut back, mut changed) = (Vec::new(), Vec::new(), false);
+    for (i, (p, t)) in r.parts.iter_mut().zip(&e.tranches).enumerate() {
+        match (t.status, p.phase) {
+            (TrancheStatus::Settled(_), PayPhase::Sent)
+            | (
+                TrancheStatus::Refunded | TrancheStatus::Expired | TrancheStatus::Fraud,
+                PayPhase::Dealt | PayPhase::Failed,
+            ) => {
+                p.phase = PayPhase::Closed;
+                changed = true;
             }
+            // the payee has its money but its receipt is not booked: book it
+            (TrancheStatus::Releasing, PayPhase::Sent) => receipts.push(p.preimage),
+            (TrancheStatus::Refunding, PayPhase::Dealt | PayPhase::Failed) => back.push(i),
+            _ => {}
         }
+    }
+    if changed {
+        r.over = r.parts.iter().all(|p| p.phase == PayPhase::Closed);
+        out.push(SponsorEffect::Persist(Box::new(r.clone())));
+    }
+    if !receipts.is_empty() {
+        out.push(SponsorEffect::Submit(Tx::Settle(r.escrow, receipts)));
+    }
+    let back: TrancheSet = back.into_iter().collect();
+    if !back.is_empty() {
+        out.push(SponsorEffect::Submit(Tx::Refund(r.escrow, back)));
     }
 }

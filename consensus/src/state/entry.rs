@@ -7,8 +7,9 @@ use super::federation_entry::{
     CheckpointState, Dealing, DkgState, EpochState, FederationState, ScoreState, ValidatorState,
 };
 use crate::codec;
-use crate::frost::{Deal, GroupSignature};
-use crate::ids::{Beacon, BlobRef, BlockHash, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash, Preimage};
+use crate::escrow::EscrowState;
+use crate::frost::GroupSignature;
+use crate::ids::{Beacon, BlobRef, BlockHash, ClaimId, Digest, EscrowId, ModelId, NodeId};
 use crate::manifest::{Manifest, Timing};
 use crate::outcome::{ClaimOutcome, Outcome};
 use crate::record;
@@ -156,6 +157,26 @@ pub struct Sponsorship {
     pub paid_msat: u64,
     /// Refunded, msat.
     pub refunded_msat: u64,
+    /// Offers whose other seeds it did not show after the payee's draw (P2).
+    pub unopened: u32,
+    /// Payments proven to be false; one is enough to end its promises (P2).
+    pub frauds: u32,
+}
+
+impl Sponsorship {
+    /// Books what a change did to the money.
+    pub(super) fn book(&mut self, moved: crate::escrow::Moved) {
+        let over = moved.paid_msat.saturating_add(moved.refunded_msat);
+        self.held_msat = self.held_msat.saturating_sub(over);
+        self.paid_msat = self.paid_msat.saturating_add(moved.paid_msat);
+        self.refunded_msat = self.refunded_msat.saturating_add(moved.refunded_msat);
+    }
+
+    /// Whether its budget covers another claim.
+    pub fn covers_another(&self) -> bool {
+        let used = self.held_msat.saturating_add(self.paid_msat).saturating_add(self.fund.terms.most_msat());
+        self.frauds == 0 && used <= self.fund.budget_msat
+    }
 }
 
 /// A claim from commit to verdict.
@@ -185,49 +206,6 @@ pub struct ClaimState {
     pub decoy: bool,
 }
 record!(ClaimState, b"clam", 16 << 10);
-
-/// Where an escrow stands. `Dealt -> Releasing -> Settled` or `Dealt -> Refunding -> Refunded`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EscrowStatus {
-    /// Shares are on the ledger; nobody may release them yet.
-    Dealt,
-    /// Attested: members give their shares to the payee (P4).
-    Releasing,
-    /// The payee has shown the preimage.
-    Settled(Preimage),
-    /// Attested: the payee fails the HTLC back (P4).
-    Refunding,
-    /// The payer has its money again.
-    Refunded,
-}
-
-/// A dealt payment. Knows nothing of what it is paid for but the name.
-#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
-pub struct EscrowState {
-    /// Its name.
-    pub id: EscrowId,
-    /// Model whose budget pays.
-    pub model: ModelId,
-    /// Who pays.
-    pub payer: NodeId,
-    /// Who is paid.
-    pub payee: NodeId,
-    /// Amount, msat.
-    pub amount_msat: u64,
-    /// SHA-256 of the preimage.
-    pub payment_hash: PaymentHash,
-    /// Epoch whose committee holds the shares.
-    pub epoch: u64,
-    /// Encrypted shares of the preimage.
-    #[serde(skip)]
-    pub deal: Deal,
-    /// Where it stands.
-    pub status: EscrowStatus,
-    /// Height of the last change.
-    pub changed_height: u64,
-}
-record!(EscrowState, b"escr", 48 << 10);
 
 /// An outcome with its attestation.
 #[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]

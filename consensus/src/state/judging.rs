@@ -268,13 +268,9 @@ impl State {
                 return Err(TxError::WrongStatement);
             }
             let pays = outcome.pays(judged);
-            if let Some(escrow) = claim.escrow.and_then(|id| self.escrow(id)) {
-                let status = if pays { EscrowStatus::Releasing } else { EscrowStatus::Refunding };
-                entries.push(Entry::Escrow(Box::new(EscrowState {
-                    status,
-                    changed_height: at.height,
-                    ..escrow.clone()
-                })));
+            if let Some(escrow) = claim.escrow {
+                let proved = if pays { judged.credit_unat } else { 0 };
+                entries.push(self.judge_escrow(&mut model, escrow, proved, at)?);
             }
             let mut credit = self.credit_or_new(outcome.model, claim.trainer);
             credit.claims = credit.claims.saturating_add(1);

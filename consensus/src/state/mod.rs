@@ -9,13 +9,14 @@ mod entry;
 mod federation;
 mod federation_entry;
 mod judging;
+mod money;
 mod rules;
 #[cfg(test)]
 mod tests;
 
 pub use entry::{
-    ClaimState, CommitteeKeys, Credit, Entry, EntryError, EscrowState, EscrowStatus, Head, MAX_KEYS, ModelState,
-    OutcomeState, Round, ScorePhase, Sponsorship, Tip,
+    ClaimState, CommitteeKeys, Credit, Entry, EntryError, Head, MAX_KEYS, ModelState, OutcomeState, Round, ScorePhase,
+    Sponsorship, Tip,
 };
 pub use federation_entry::{
     CheckpointState, Dealing, DkgPhase, DkgState, EpochState, FederationState, ScoreState, ServiceRecord,
@@ -23,6 +24,7 @@ pub use federation_entry::{
 };
 pub use rules::{MAX_MODELS, TxError, claims_digest};
 
+use crate::escrow::EscrowState;
 use crate::frost::GroupKey;
 use crate::genesis::{Genesis, GenesisError};
 use crate::ids::{BlockHash, ChainId, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash};
@@ -218,7 +220,7 @@ impl State {
             Entry::Model(m) => drop(self.models.insert(m.manifest.id(), Arc::new(*m))),
             Entry::Claim(c) => drop(self.claims.insert(c.id, Arc::new(*c))),
             Entry::Escrow(e) => {
-                self.payment_hashes.insert(e.payment_hash);
+                self.payment_hashes.extend(e.payment_hashes());
                 self.escrows.insert(e.id, Arc::new(*e));
             }
             Entry::Outcome(o) => drop(self.outcomes.insert((o.outcome.model, o.outcome.round), Arc::new(*o))),
@@ -369,11 +371,10 @@ impl State {
             for s in &model.sponsors {
                 let (mut held, mut paid, mut refunded) = (0u128, 0u128, 0u128);
                 for e in self.escrows().filter(|e| e.model == id && e.payer == s.sponsor) {
-                    match e.status {
-                        EscrowStatus::Settled(_) => paid += u128::from(e.amount_msat),
-                        EscrowStatus::Refunded => refunded += u128::from(e.amount_msat),
-                        _ => held += u128::from(e.amount_msat),
-                    }
+                    let (still, moved) = e.account();
+                    held += u128::from(still);
+                    paid += u128::from(moved.paid_msat);
+                    refunded += u128::from(moved.refunded_msat);
                 }
                 if (held, paid, refunded) != (s.held_msat.into(), s.paid_msat.into(), s.refunded_msat.into()) {
                     return Err(format!(

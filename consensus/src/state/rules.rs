@@ -2,18 +2,16 @@
 
 use super::entry::*;
 use super::{At, State};
-use crate::frost::DealError;
-use crate::ids::{BlobHash, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash, Preimage};
+use crate::escrow::{EscrowError, MAX_MSAT, Stage};
+use crate::ids::{BlobHash, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash};
 use crate::manifest::{Manifest, ManifestError};
 use crate::outcome;
-use crate::tx::{self, Commit, Fund, Lock, Reveal, SignedTx, Tx};
+use crate::tx::{self, Commit, Fund, Reveal, SignedTx, Tx};
 
 /// Most models on a ledger.
 pub const MAX_MODELS: usize = 1024;
 /// Most sponsors of one model.
 const MAX_SPONSORS: usize = 16;
-/// Most msat in any amount: 21 million bitcoin.
-const MAX_MSAT: u64 = 2_100_000_000_000_000_000;
 
 /// A transaction was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,18 +49,20 @@ pub enum TxError {
     ClaimExists,
     #[error("the round holds its most of claims")]
     TooManyClaims,
-    #[error("a payment for this claim is dealt already")]
-    AlreadyDealt,
+    #[error("payment for this claim is offered already")]
+    AlreadyOffered,
+    #[error("the sponsor has dealt a false payment: its promises are over")]
+    Barred,
+    #[error("{0}")]
+    Escrow(#[from] EscrowError),
     #[error("the signer does not sponsor this model")]
     NotASponsor,
-    #[error("the amount differs from the sponsor's promise of {0} msat")]
-    WrongAmount(u64),
+    #[error("the offer's terms are not those the sponsor promised")]
+    WrongTerms,
     #[error("the sponsor's budget is used up")]
     BudgetUsedUp,
     #[error("payment hash {0} was used before")]
     PaymentHashReused(PaymentHash),
-    #[error("the deal is malformed: {0}")]
-    BadDeal(String),
     #[error("only {0} may do this")]
     WrongSigner(NodeId),
     #[error("no payment is dealt for this claim yet")]
@@ -121,16 +121,6 @@ pub enum TxError {
     NothingSealed,
     #[error("a committee of {0} needs one box of its size a member")]
     BadBoxes(usize),
-    #[error("the preimage does not hash to the escrow's payment hash")]
-    WrongPreimage,
-    #[error("the escrow is not in a state that allows this")]
-    WrongEscrowStatus,
-}
-
-impl From<DealError> for TxError {
-    fn from(e: DealError) -> Self {
-        Self::BadDeal(e.to_string())
-    }
 }
 
 /// What a seal commits to: every claim of the round with what it revealed.
@@ -158,14 +148,17 @@ impl State {
             Tx::AddModel(manifest) => self.add_model(who, manifest, at),
             Tx::Fund(fund) => self.fund(who, fund, at),
             Tx::Commit(commit) => self.commit(who, commit, at),
-            Tx::Lock(lock) => self.lock(who, lock, at),
+            Tx::Offer(claim, offer) => self.offer(who, *claim, offer, at),
+            Tx::Choose(escrow, choice) => self.choose(who, *escrow, *choice, at),
+            Tx::Deal(escrow, opening) => self.deal(who, *escrow, opening, at),
             Tx::Reveal(reveal) => self.reveal(who, reveal, at),
             Tx::Seal(seal, proof) => self.seal(seal, proof),
             Tx::Score(commit) => self.score(who, commit, at),
             Tx::ScoreReveal(reveal) => self.score_reveal(who, reveal, at),
             Tx::Outcome(outcome, signature) => self.outcome_tx(outcome, signature, at),
-            Tx::Settle(escrow, preimage) => self.settle(*escrow, *preimage, at),
-            Tx::Refund(escrow) => self.refund(who, *escrow, at),
+            Tx::Settle(escrow, preimages) => self.settle(*escrow, preimages, at),
+            Tx::Refund(escrow, which) => self.refund(who, *escrow, *which, at),
+            Tx::FalseDeal(escrow, tranche, shares) => self.false_deal(*escrow, *tranche, shares, at),
             Tx::Draw(epoch, proof) => self.draw(*epoch, proof, at),
             Tx::Dkg(message) => self.dkg_message(who, message),
             Tx::Handover(handover, signature) => self.handover(handover, signature),
@@ -207,11 +200,13 @@ impl State {
 
     fn fund(&self, who: NodeId, fund: &Fund, at: At) -> Result<Vec<Entry>, TxError> {
         let mut model = self.model_or(fund.model)?.clone();
-        if fund.per_claim_msat == 0 || fund.budget_msat < fund.per_claim_msat || fund.budget_msat > MAX_MSAT {
+        let possible = fund.terms.is_possible() && fund.budget_msat >= fund.terms.most_msat();
+        if !possible || fund.budget_msat > MAX_MSAT {
             return Err(TxError::BadAmount);
         }
         let full = model.sponsors.len() >= MAX_SPONSORS;
         match model.sponsors.iter_mut().find(|s| s.sponsor == who) {
+            Some(s) if s.frauds > 0 => return Err(TxError::Barred),
             Some(s) if fund.budget_msat <= s.fund.budget_msat => return Err(TxError::BadAmount),
             Some(s) => s.fund = *fund,
             None if full => return Err(TxError::TooManySponsors),
@@ -221,6 +216,8 @@ impl State {
                 held_msat: 0,
                 paid_msat: 0,
                 refunded_msat: 0,
+                unopened: 0,
+                frauds: 0,
             }),
         }
         if model.round.is_none() {
@@ -275,7 +272,7 @@ impl State {
     }
 
     /// The open, unsealed round a claim belongs to, with its model.
-    fn open_claim(&self, id: ClaimId, at: At) -> Result<(ClaimState, ModelState), TxError> {
+    pub(super) fn open_claim(&self, id: ClaimId, at: At) -> Result<(ClaimState, ModelState), TxError> {
         let claim = self.claim(id).ok_or(TxError::NoClaim(id))?.clone();
         let model = self.model_or(claim.model)?.clone();
         let round = model.round.as_ref().ok_or(TxError::NoRound)?;
@@ -291,54 +288,14 @@ impl State {
         }
     }
 
-    // R2, P1, P6
-    fn lock(&self, who: NodeId, lock: &Lock, at: At) -> Result<Vec<Entry>, TxError> {
-        let (mut claim, mut model) = self.open_claim(lock.claim, at)?;
-        if claim.escrow.is_some() {
-            return Err(TxError::AlreadyDealt);
-        }
-        let s = model.sponsors.iter_mut().find(|s| s.sponsor == who).ok_or(TxError::NotASponsor)?;
-        if lock.amount_msat != s.fund.per_claim_msat {
-            return Err(TxError::WrongAmount(s.fund.per_claim_msat));
-        }
-        let used = s.held_msat.saturating_add(s.paid_msat).saturating_add(lock.amount_msat);
-        if used > s.fund.budget_msat {
-            return Err(TxError::BudgetUsedUp);
-        }
-        if self.payment_hashes.contains(&lock.payment_hash) {
-            return Err(TxError::PaymentHashReused(lock.payment_hash));
-        }
-        // a lock dealt just before the committee changed still counts
-        if lock.epoch > self.federation().epoch || lock.epoch.saturating_add(1) < self.federation().epoch {
-            return Err(TxError::WrongEpoch(self.federation().epoch));
-        }
-        let group = &self.epoch_state(lock.epoch).ok_or(TxError::WrongEpoch(self.federation().epoch))?.group;
-        lock.deal.check(group.members().len(), group.threshold())?;
-        s.held_msat = s.held_msat.saturating_add(lock.amount_msat);
-        let id = tx::claim_escrow(claim.id);
-        claim.escrow = Some(id);
-        let escrow = EscrowState {
-            id,
-            model: claim.model,
-            payer: who,
-            payee: claim.trainer,
-            amount_msat: lock.amount_msat,
-            payment_hash: lock.payment_hash,
-            epoch: lock.epoch,
-            deal: lock.deal.clone(),
-            status: EscrowStatus::Dealt,
-            changed_height: at.height,
-        };
-        Ok(vec![Entry::Model(Box::new(model)), Entry::Claim(Box::new(claim)), Entry::Escrow(Box::new(escrow))])
-    }
-
     // R3
     fn reveal(&self, who: NodeId, reveal: &Reveal, at: At) -> Result<Vec<Entry>, TxError> {
         let (mut claim, model) = self.open_claim(reveal.claim, at)?;
         if who != claim.trainer {
             return Err(TxError::WrongSigner(claim.trainer));
         }
-        if claim.escrow.is_none() {
+        let dealt = claim.escrow.and_then(|id| self.escrow(id)).is_some_and(|e| e.stage == Stage::Dealt);
+        if !dealt {
             return Err(TxError::NotDealt);
         }
         if claim.reveal.is_some() {
@@ -360,56 +317,6 @@ impl State {
     pub(super) fn credit_or_new(&self, model: ModelId, trainer: NodeId) -> Credit {
         let none = Credit { model, trainer, credit_unat: 0, claims: 0, paid_claims: 0, paid_msat: 0 };
         self.credit(model, trainer).copied().unwrap_or(none)
-    }
-
-    /// An escrow with its model, and the index of its sponsor.
-    fn escrow_parts(&self, id: EscrowId) -> Result<(EscrowState, ModelState, usize), TxError> {
-        let escrow = self.escrow(id).ok_or(TxError::NoEscrow(id))?.clone();
-        let model = self.model_or(escrow.model)?.clone();
-        let sponsor = model.sponsors.iter().position(|s| s.sponsor == escrow.payer).ok_or(TxError::NotASponsor)?;
-        Ok((escrow, model, sponsor))
-    }
-
-    // P4: a receipt proves itself, so anyone may post it
-    fn settle(&self, id: EscrowId, preimage: Preimage, at: At) -> Result<Vec<Entry>, TxError> {
-        let (mut escrow, mut model, sponsor) = self.escrow_parts(id)?;
-        if preimage.payment_hash() != escrow.payment_hash {
-            return Err(TxError::WrongPreimage);
-        }
-        if escrow.status != EscrowStatus::Releasing {
-            return Err(TxError::WrongEscrowStatus);
-        }
-        if let Some(s) = model.sponsors.get_mut(sponsor) {
-            s.held_msat = s.held_msat.saturating_sub(escrow.amount_msat);
-            s.paid_msat = s.paid_msat.saturating_add(escrow.amount_msat);
-        }
-        let mut credit = self.credit_or_new(escrow.model, escrow.payee);
-        credit.paid_msat = credit.paid_msat.saturating_add(escrow.amount_msat);
-        escrow.status = EscrowStatus::Settled(preimage);
-        escrow.changed_height = at.height;
-        Ok(vec![Entry::Model(Box::new(model)), Entry::Escrow(Box::new(escrow)), Entry::Credit(credit)])
-    }
-
-    // P4
-    fn refund(&self, who: NodeId, id: EscrowId, at: At) -> Result<Vec<Entry>, TxError> {
-        let (mut escrow, mut model, sponsor) = self.escrow_parts(id)?;
-        // Attested pay that the payee lets expire: only the payee may give it up, or the payer
-        // could write off a payment it still owes.
-        let allowed = match escrow.status {
-            EscrowStatus::Refunding => escrow.payer,
-            EscrowStatus::Releasing => escrow.payee,
-            _ => return Err(TxError::WrongEscrowStatus),
-        };
-        if who != allowed {
-            return Err(TxError::WrongSigner(allowed));
-        }
-        if let Some(s) = model.sponsors.get_mut(sponsor) {
-            s.held_msat = s.held_msat.saturating_sub(escrow.amount_msat);
-            s.refunded_msat = s.refunded_msat.saturating_add(escrow.amount_msat);
-        }
-        escrow.status = EscrowStatus::Refunded;
-        escrow.changed_height = at.height;
-        Ok(vec![Entry::Model(Box::new(model)), Entry::Escrow(Box::new(escrow))])
     }
 }
 

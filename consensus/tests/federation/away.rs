@@ -18,7 +18,7 @@ fn away_for_four_epochs() {
     assert!(missed > 70);
     let before = sim.ledger.validator(sim.nodes[away].id).unwrap().record;
     let served = |s: &Sim| s.ledger.validator(s.nodes[away].id).unwrap().record;
-    sim.run_until("it judges again", 4 * 26, |s| served(s).agreed > before.agreed);
+    sim.run_until("it judges again", 8 * 26, |s| served(s).agreed > before.agreed);
     sim.finish();
     assert!(served(&sim).agreed > before.agreed);
 }

@@ -1,15 +1,15 @@
 //! Trainers and a sponsor that want their models trained, and the replay all honest validators agree on.
 
 use oda_consensus::engine::validator::{JudgeJob, Judged};
-use oda_consensus::frost::deal_preimage;
+use oda_consensus::escrow::{Committee, Seeds, Stage, Terms, TrancheStatus};
 use oda_consensus::fuzzing::sample_manifest;
 use oda_consensus::ids::{BlobHash, BlobRef, ClaimId, Digest, ModelId, NodeId};
 use oda_consensus::keys::NodeKey;
 use oda_consensus::manifest::*;
 use oda_consensus::outcome::Measured;
 use oda_consensus::score::{ClaimScores, HeadScores, Measurement, Paired, TestReport};
-use oda_consensus::state::{EscrowStatus, State};
-use oda_consensus::tx::{self, Commit, Fund, Lock, Reveal, SignedTx, Tx};
+use oda_consensus::state::State;
+use oda_consensus::tx::{self, Commit, Fund, Reveal, SignedTx, Tx};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use std::collections::BTreeMap;
@@ -17,14 +17,15 @@ use std::collections::BTreeMap;
 /// Two honest trainers, and one that delivers noise.
 const HONEST: u8 = 2;
 const TRAINERS: u8 = 3;
-const PER_CLAIM_MSAT: u64 = 1_000;
+/// Any proven gain earns all of it.
+const TERMS: Terms = Terms { rate_msat: 1_000, unit_msat: 1_000, tranches: 2 };
 
 pub struct Market {
     manifests: Vec<Manifest>,
     sponsor: NodeKey,
     trainers: Vec<NodeKey>,
-    /// The sponsor's deals, by claim, with the epoch they are for.
-    locks: BTreeMap<ClaimId, (u64, SignedTx)>,
+    /// The sponsor's seeds, by claim, with the epoch they are for.
+    seeds: BTreeMap<ClaimId, (u64, Seeds)>,
     rng: ChaCha20Rng,
     /// No new round is begun any more.
     pub closing: bool,
@@ -41,7 +42,7 @@ impl Market {
             manifests: (0..models).map(|i| manifest(&format!("model {i}"))).collect(),
             sponsor: NodeKey::from_secret(&[100; 32]),
             trainers: (0..TRAINERS).map(|i| NodeKey::from_secret(&[110 + i; 32])).collect(),
-            locks: BTreeMap::new(),
+            seeds: BTreeMap::new(),
             rng: ChaCha20Rng::seed_from_u64(seed),
             closing: false,
         }
@@ -67,7 +68,7 @@ impl Market {
                 continue;
             };
             let Some(round) = &known.round else {
-                let fund = Fund { model, per_claim_msat: PER_CLAIM_MSAT, budget_msat: 1_000_000_000 };
+                let fund = Fund { model, terms: TERMS, budget_msat: 1_000_000_000 };
                 out.push(sign(Tx::Fund(fund), &self.sponsor));
                 continue;
             };
@@ -89,17 +90,25 @@ impl Market {
                         out.push(sign(Tx::Commit(Commit { model, round: number, parent, commitment }), trainer));
                     }
                     Some(c) if c.escrow.is_none() => {
+                        // another offer only when the one that was sent can no longer enter the ledger
                         let epoch = state.current().number;
-                        if self.locks.get(&claim).is_none_or(|(dealt, _)| *dealt != epoch) {
-                            let group = state.group();
-                            let keys = state.encryption_keys(group.members()).unwrap();
-                            let context = tx::claim_escrow(claim).0;
-                            let (_, payment_hash, deal) =
-                                deal_preimage(&keys, group.threshold(), &context, &mut self.rng).unwrap();
-                            let lock = Lock { claim, amount_msat: PER_CLAIM_MSAT, payment_hash, epoch, deal };
-                            self.locks.insert(claim, (epoch, sign(Tx::Lock(lock), &self.sponsor)));
+                        if self.seeds.get(&claim).is_none_or(|(offered, _)| offered + 1 < epoch) {
+                            let seeds = Seeds::draw(TERMS.tranches, &mut self.rng);
+                            self.seeds.insert(claim, (epoch, seeds));
                         }
-                        out.push(self.locks[&claim].1.clone());
+                        let (epoch, seeds) = &self.seeds[&claim];
+                        let offer = with_committee(state, claim, *epoch, |c| seeds.offer(TERMS, *epoch, c));
+                        out.push(sign(Tx::Offer(claim, offer.unwrap()), &self.sponsor));
+                    }
+                    Some(c) if state.escrow(c.escrow.unwrap()).unwrap().stage == Stage::Offered => {
+                        out.push(sign(Tx::Choose(tx::claim_escrow(claim), reveal.salt), trainer));
+                    }
+                    Some(c) if state.escrow(c.escrow.unwrap()).unwrap().stage == Stage::Chosen => {
+                        let epoch = state.escrow(c.escrow.unwrap()).unwrap().epoch;
+                        let seeds = &self.seeds[&claim].1;
+                        let opened =
+                            with_committee(state, claim, epoch, |c| seeds.open(reveal.salt, TERMS.tranches, c));
+                        out.push(sign(Tx::Deal(tx::claim_escrow(claim), opened.unwrap().1), &self.sponsor));
                     }
                     Some(c) if c.reveal.is_none() && closed => out.push(sign(Tx::Reveal(reveal), trainer)),
                     _ => {}
@@ -150,12 +159,19 @@ impl Market {
             let honest = self.trainers.iter().take(HONEST.into()).any(|k| k.id() == claim.trainer);
             assert!(claim.reveal.is_some(), "round {}: no reveal on the ledger", claim.round);
             let escrow = state.escrow(claim.escrow.expect("locked")).unwrap();
-            let wanted = if honest { EscrowStatus::Releasing } else { EscrowStatus::Refunding };
-            assert_eq!(escrow.status, wanted, "round {} {:?}", claim.round, judged.verdict);
+            let wanted = if honest { TrancheStatus::Releasing } else { TrancheStatus::Refunding };
+            let all = escrow.stage == Stage::Judged && escrow.tranches.iter().all(|t| t.status == wanted);
+            assert!(all, "round {} {:?}", claim.round, judged.verdict);
             paid += usize::from(honest);
         }
         paid
     }
+}
+
+fn with_committee<T>(state: &State, claim: ClaimId, epoch: u64, make: impl FnOnce(Committee<'_>) -> T) -> T {
+    let group = &state.epoch_state(epoch).unwrap().group;
+    let members = state.encryption_keys(group.members()).unwrap();
+    make(Committee { escrow: tx::claim_escrow(claim), members: &members, threshold: group.threshold() })
 }
 
 fn paired(n: u32, mean: i64) -> Paired {

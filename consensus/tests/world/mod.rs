@@ -4,6 +4,7 @@
 use oda_consensus::beacon::{BeaconInput, BeaconProof, BeaconShare, Partial};
 use oda_consensus::codec;
 use oda_consensus::epoch::{Membership, draw_input};
+use oda_consensus::escrow::{Committee, Seeds, Terms};
 use oda_consensus::evidence::Evidence;
 use oda_consensus::frost::*;
 use oda_consensus::fuzzing::{sample_genesis, sample_manifest, validator};
@@ -16,11 +17,13 @@ use oda_consensus::score::Measurement;
 use oda_consensus::sealed::{self, GuardKey};
 use oda_consensus::state::{DkgPhase, Entry, State, TxError};
 use oda_consensus::tx::{
-    self, Block, Commit, DkgMessage, DkgStep, Fund, Lock, Reveal, ScoreCommit, ScoreReveal, SignedTx, Tx, Unseal,
+    self, Block, Commit, DkgMessage, DkgStep, Fund, Reveal, ScoreCommit, ScoreReveal, SignedTx, Tx, Unseal,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use std::collections::VecDeque;
+
+const TERMS: Terms = Terms { rate_msat: 1_000, unit_msat: 1_000_000, tranches: 2 };
 
 pub struct World {
     pub state: State,
@@ -143,7 +146,7 @@ impl World {
     }
 
     pub fn fund(&self) -> SignedTx {
-        let fund = Fund { model: self.model(), per_claim_msat: 5_000_000, budget_msat: 50_000_000 };
+        let fund = Fund { model: self.model(), terms: TERMS, budget_msat: 50_000_000 };
         self.sign(Tx::Fund(fund), &sponsor())
     }
 
@@ -159,27 +162,39 @@ impl World {
         self.sign(Tx::Commit(Commit { model, round: 1, parent, commitment }), &trainer(i))
     }
 
-    pub fn lock(&mut self, i: u8) -> (SignedTx, Preimage) {
-        let claim = self.opening(i).claim;
-        let keys = self.state.encryption_keys(self.state.group().members()).unwrap();
-        let context = tx::claim_escrow(claim).0;
-        let (preimage, payment_hash, deal) = deal_preimage(&keys, threshold(4), &context, &mut self.rng).unwrap();
-        (
-            self.sign(Tx::Lock(Lock { claim, amount_msat: 5_000_000, payment_hash, epoch: 0, deal }), &sponsor()),
-            preimage,
-        )
+    fn with_committee<T>(&self, i: u8, make: impl FnOnce(Committee<'_>) -> T) -> T {
+        let members = self.state.encryption_keys(self.state.group().members()).unwrap();
+        make(Committee { escrow: tx::claim_escrow(self.opening(i).claim), members: &members, threshold: threshold(4) })
+    }
+
+    /// The sponsor's offer for a claim, with the seeds it commits to.
+    pub fn offer(&mut self, i: u8) -> (SignedTx, Seeds) {
+        let seeds = Seeds::draw(TERMS.tranches, &mut self.rng);
+        let offer = self.with_committee(i, |c| seeds.offer(TERMS, 0, c)).unwrap();
+        (self.sign(Tx::Offer(self.opening(i).claim, offer), &sponsor()), seeds)
+    }
+
+    /// The trainer's draw.
+    pub fn choose(&self, i: u8) -> SignedTx {
+        self.sign(Tx::Choose(tx::claim_escrow(self.opening(i).claim), Digest([7; 32])), &trainer(i))
+    }
+
+    /// What the sponsor deals after it, with the preimages.
+    pub fn deal(&self, i: u8, seeds: &Seeds) -> (SignedTx, Vec<Preimage>) {
+        let (preimages, opening) = self.with_committee(i, |c| seeds.open(Digest([7; 32]), TERMS.tranches, c)).unwrap();
+        (self.sign(Tx::Deal(tx::claim_escrow(self.opening(i).claim), opening), &sponsor()), preimages)
     }
 
     pub fn reveal(&self, i: u8) -> SignedTx {
         self.sign(Tx::Reveal(self.opening(i)), &trainer(i))
     }
 
-    pub fn settle(&self, i: u8, preimage: Preimage) -> SignedTx {
-        self.sign(Tx::Settle(tx::claim_escrow(self.opening(i).claim), preimage), &trainer(i))
+    pub fn settle(&self, i: u8, preimages: Vec<Preimage>) -> SignedTx {
+        self.sign(Tx::Settle(tx::claim_escrow(self.opening(i).claim), preimages), &trainer(i))
     }
 
     pub fn refund(&self, i: u8) -> SignedTx {
-        self.sign(Tx::Refund(tx::claim_escrow(self.opening(i).claim)), &sponsor())
+        self.sign(Tx::Refund(tx::claim_escrow(self.opening(i).claim), [0, 1].into_iter().collect()), &sponsor())
     }
 
     /// The key of a model's sealed guards, for the first committee and for everyone.
@@ -204,9 +219,13 @@ impl World {
         put(self, txs);
         let txs = vec![self.commit(0), self.commit(1)];
         put(self, txs);
-        let txs = vec![self.lock(0).0, self.lock(1).0];
+        let offers = [self.offer(0), self.offer(1)];
+        put(self, offers.iter().map(|(tx, _)| tx.clone()).collect());
+        let txs = vec![self.choose(0), self.choose(1)];
         put(self, txs);
-        (0..4).for_each(|_| put(self, Vec::new()));
+        let txs = vec![self.deal(0, &offers[0].1).0, self.deal(1, &offers[1].1).0];
+        put(self, txs);
+        (0..2).for_each(|_| put(self, Vec::new()));
         let txs = vec![self.reveal(0)];
         put(self, txs);
         (0..8).for_each(|_| put(self, Vec::new()));

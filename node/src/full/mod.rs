@@ -204,7 +204,7 @@ impl FullNode {
         let store = Arc::new(RwLock::new(ledger));
         let shared = Arc::new(Shared::new(state, me, validator, events.clone()));
         for record in sponsor.iter().flat_map(|s| s.engine.records()) {
-            shared.set_payment(crate::sponsor::payment_info(record));
+            crate::sponsor::payment_infos(record).for_each(|p| shared.set_payment(p));
         }
         let mut core = Core {
             me,

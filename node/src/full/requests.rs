@@ -6,9 +6,9 @@ use crate::clock::now_ms;
 use crate::net::{ResponseToken, Topic};
 use anyhow::Result;
 use oda_consensus::codec;
+use oda_consensus::escrow::{EscrowState, TrancheStatus};
 use oda_consensus::frost::{ReleaseShare, open_share};
 use oda_consensus::ids::{ClaimId, EscrowId, ModelId, NodeId};
-use oda_consensus::state::{EscrowState, EscrowStatus};
 use oda_consensus::wire::{ClaimView, DecidedBlock, MAX_BLOCKS, MAX_LINKS, ModelView, Request, Response};
 use oda_storage::LedgerStore;
 
@@ -45,8 +45,8 @@ impl Core {
             Request::Outcome(model, round) => {
                 Response::Outcome(self.shared.state().outcome(model, round).cloned().map(Box::new))
             }
-            Request::Share(escrow) => self.release(from, escrow),
-            Request::Invoice { escrow, bolt11 } => self.on_invoice(from, escrow, bolt11),
+            Request::Shares(escrow) => self.release(from, escrow),
+            Request::Invoice { escrow, tranche, bolt11 } => self.on_invoice(from, escrow, tranche, bolt11),
             Request::Epochs { after } => Response::Epochs(self.shared.state().links(after, MAX_LINKS)),
             Request::Checkpoint => {
                 Response::Checkpoint(self.shared.state().checkpoints().next_back().cloned().map(Box::new))
@@ -82,16 +82,22 @@ impl Core {
         let state = self.shared.state();
         let claim = state.claim(id)?.clone();
         let escrow = claim.escrow.and_then(|e| state.escrow(e)).cloned();
-        let share_held = escrow.as_ref().is_some_and(|e| self.own_share(e).is_some());
+        let all = |e: &EscrowState| !e.tranches.is_empty() && self.own_shares(e, |_| true).len() == e.tranches.len();
+        let share_held = escrow.as_ref().is_some_and(all);
         let outcome = state.outcome(claim.model, claim.round).cloned();
         Some(Box::new(ClaimView { height: state.tip().height, claim, escrow, share_held, outcome }))
     }
 
-    /// This node's share of a dealt preimage, if it sat in the committee it was dealt to; decrypted and
-    /// checked against the deal (P1). Holds however many epochs ago that was.
-    fn own_share(&self, escrow: &EscrowState) -> Option<ReleaseShare> {
-        let index = self.shared.state().epoch_state(escrow.epoch)?.group.index_of(self.me)?;
-        open_share(&escrow.deal, index, &self.identity.encryption, &escrow.id.0).ok()
+    /// This node's shares of the tranches wanted, if it sat in the committee they were dealt to; decrypted and
+    /// checked against the deals (P1). Holds however many epochs ago that was.
+    fn own_shares(&self, escrow: &EscrowState, wanted: impl Fn(&TrancheStatus) -> bool) -> Vec<(u8, ReleaseShare)> {
+        let state = self.shared.state();
+        let Some(index) = state.epoch_state(escrow.epoch).and_then(|e| e.group.index_of(self.me)) else {
+            return Vec::new();
+        };
+        let open = |deal| open_share(deal, index, &self.identity.encryption, &escrow.id.0).ok();
+        let tranches = escrow.tranches.iter().zip(0u8..).filter(|(t, _)| wanted(&t.status));
+        tranches.filter_map(|(t, number)| Some((number, open(&t.deal)?))).collect()
     }
 
     // P4
@@ -102,12 +108,14 @@ impl Core {
         if escrow.payee != from {
             return Response::Refused("the share is the payee's alone".into());
         }
-        if !matches!(escrow.status, EscrowStatus::Releasing | EscrowStatus::Settled(_)) {
+        let released = |s: &TrancheStatus| matches!(s, TrancheStatus::Releasing | TrancheStatus::Settled(_));
+        if escrow.with(released).is_empty() {
             return Response::Refused("the release is not attested".into());
         }
-        match self.own_share(&escrow) {
-            Some(share) => Response::Share(share),
-            None => Response::Refused("this node holds no share of it".into()),
+        let shares = self.own_shares(&escrow, released);
+        if shares.is_empty() {
+            return Response::Refused("this node holds no share of it".into());
         }
+        Response::Shares(shares)
     }
 }

@@ -237,7 +237,7 @@ impl Core {
             match effect {
                 SponsorEffect::Persist(record) => {
                     sponsor.persist(&record)?;
-                    self.shared.set_payment(crate::sponsor::payment_info(&record));
+                    crate::sponsor::payment_infos(&record).for_each(|p| self.shared.set_payment(p));
                 }
                 SponsorEffect::Submit(tx) => self.submit(tx),
                 SponsorEffect::Pay { bolt11, payment_hash, amount_msat } => {
@@ -249,8 +249,8 @@ impl Core {
         Ok(refusal)
     }
 
-    pub(super) fn on_invoice(&mut self, from: NodeId, escrow: EscrowId, bolt11: String) -> Response {
-        match self.drive_sponsor(SponsorInput::Invoice { from, escrow, bolt11 }) {
+    pub(super) fn on_invoice(&mut self, from: NodeId, escrow: EscrowId, tranche: u8, bolt11: String) -> Response {
+        match self.drive_sponsor(SponsorInput::Invoice { from, escrow, tranche, bolt11 }) {
             Ok(None) => Response::Accepted,
             Ok(Some(why)) => Response::Refused(why.into()),
             Err(error) => Response::Refused(format!("{error:#}")),

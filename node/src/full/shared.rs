@@ -2,7 +2,7 @@
 
 use super::CoreEvent;
 use crate::peers::PeerBook;
-use oda_consensus::ids::{ClaimId, EscrowId, NodeId};
+use oda_consensus::ids::{ClaimId, EscrowId, NodeId, PaymentHash};
 use oda_consensus::state::State;
 use oda_consensus::tx::SignedTx;
 use serde::{Deserialize, Serialize};
@@ -26,10 +26,14 @@ pub struct PeerInfo {
 pub struct PaymentInfo {
     /// Escrow.
     pub escrow: EscrowId,
+    /// Tranche of it, 0 the largest.
+    pub tranche: u8,
     /// Claim it is for.
     pub claim: ClaimId,
     /// Payee.
     pub payee: NodeId,
+    /// SHA-256 of the preimage, as the wallet names the payment.
+    pub payment_hash: PaymentHash,
     /// Amount, msat.
     pub amount_msat: u64,
     /// Routing fee, msat, once sent.
@@ -55,7 +59,7 @@ pub struct Shared {
 struct Facts {
     peers: Vec<PeerInfo>,
     mempool: usize,
-    payments: BTreeMap<EscrowId, PaymentInfo>,
+    payments: BTreeMap<(EscrowId, u8), PaymentInfo>,
     wallet: Option<crate::rpc::WalletInfo>,
 }
 
@@ -93,7 +97,11 @@ impl Shared {
     }
 
     pub(crate) fn set_payment(&self, payment: PaymentInfo) {
-        self.facts.write().unwrap_or_else(PoisonError::into_inner).payments.insert(payment.escrow, payment);
+        self.facts
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .payments
+            .insert((payment.escrow, payment.tranche), payment);
     }
 
     pub(crate) fn set_wallet(&self, wallet: crate::rpc::WalletInfo) {

@@ -11,6 +11,7 @@ use jsonrpsee::core::params::BatchRequestBuilder;
 use jsonrpsee::http_client::{HttpClient, HttpClientBuilder};
 use jsonrpsee::rpc_params;
 use oda_consensus::codec;
+use oda_consensus::escrow::Terms;
 use oda_consensus::fuzzing::sample_manifest;
 use oda_consensus::ids::{ChainId, ModelId};
 use oda_consensus::keys::NodeKey;
@@ -82,7 +83,7 @@ impl Load {
         let nodes = queues.len();
         for (i, budget_msat) in (0..count).zip((1u64..).flat_map(|b| [b; SPONSORS])) {
             let Some(key) = sponsors.get(i % SPONSORS) else { continue };
-            let fund = Fund { model, per_claim_msat: 1, budget_msat };
+            let fund = Fund { model, terms: Terms::whole(1), budget_msat };
             if let Some((_, queue)) = queues.get_mut(i % SPONSORS % nodes) {
                 queue.push(hex_of(Tx::Fund(fund), key, chain));
             }

@@ -73,7 +73,7 @@ impl Accountant {
                         escrow.id,
                         info.claim.id
                     );
-                    escrows.insert(escrow.id, (escrow.amount_msat, escrow.status));
+                    escrows.insert(escrow.id, escrow);
                 }
             }
         }
@@ -105,7 +105,7 @@ impl Accountant {
                 .filter(|(_, c)| matches!(c.phase, Phase::Held | Phase::Claiming))
                 .map(|(id, _)| *id);
             channels.in_flight_msat +=
-                held.filter_map(|id| payments.iter().find(|p| p.claim == id)).map(|p| p.amount_msat).sum::<u64>();
+                held.flat_map(|id| payments.iter().filter(move |p| p.claim == id)).map(|p| p.amount_msat).sum::<u64>();
         }
         Ok(channels)
     }

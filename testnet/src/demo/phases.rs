@@ -73,7 +73,7 @@ impl Timeline {
         }?;
         let ends = [
             self.last(&["commit"], &of_round(number)),
-            self.last(&["lock"], &claims),
+            self.last(&["offer", "choose", "deal"], &[claims.as_slice(), escrows.as_slice()].concat()),
             self.last(&["reveal"], &claims),
             self.last(&["seal"], &of_round(number)),
             self.last(&["outcome"], &of_round(number)),
@@ -99,16 +99,16 @@ mod tests {
     fn phases_follow_from_block_times() {
         let view = round(2);
         let tx = |kind: &str, about: String| TxInfo { kind: kind.into(), about };
-        let (a, b) = (view.claims[0].claim, view.claims[1].claim);
+        let a = view.claims[0].claim;
         let blocks: Vec<Block> = [
             vec![tx("outcome", "model ff round 1".into())],
             vec![tx("commit", "model ff round 2".into())],
             vec![
                 tx("commit", "model ff round 2".into()),
-                tx("lock", format!("claim {a} for 5 msat")),
+                tx("offer", format!("claim {a} for up to 5 msat")),
                 tx("commit", "model ff round 20".into()),
             ],
-            vec![tx("lock", format!("claim {b} for 5 msat"))],
+            vec![tx("deal", format!("escrow {}", view.claims[1].escrow.unwrap()))],
             vec![tx("reveal", format!("claim {a}"))],
             vec![tx("seal", "model ff round 2".into())],
             vec![tx("outcome", "model ff round 2".into())],

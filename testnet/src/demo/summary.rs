@@ -9,10 +9,12 @@ use crate::config::{NetworkFile, Role};
 use crate::demo::federation::FederationSum;
 use crate::demo::phases::RoundPhases;
 use crate::demo::view::{Money, RoundView};
-use crate::rpc::{Credit, EscrowStatus, Model, OutcomeInfo, Payment};
+use crate::rpc::{Credit, Escrow, Model, OutcomeInfo, Payment, TrancheStatus};
 use crate::trainer::Phase;
 use oda_consensus::ids::EscrowId;
+use oda_consensus::outcome::ClaimOutcome;
 use oda_consensus::score::TestReport;
+use oda_consensus::tx::claim_escrow;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -25,8 +27,8 @@ pub struct Books {
     pub outcomes: Vec<OutcomeInfo>,
     /// Credit on it.
     pub credit: Vec<Credit>,
-    /// Every escrow of its judged rounds: amount, msat, and status.
-    pub escrows: BTreeMap<EscrowId, (u64, EscrowStatus)>,
+    /// Every escrow of its judged rounds.
+    pub escrows: BTreeMap<EscrowId, Escrow>,
     /// Payments, as the sponsors' wallets know them.
     pub payments: Vec<Payment>,
     /// Rounds of this run that are over.
@@ -132,11 +134,12 @@ fn sum(amounts: impl Iterator<Item = u64>) -> u64 {
 
 /// Draws up the books.
 pub fn draw_up(books: &Books, file: &NetworkFile, phases: Vec<RoundPhases>) -> Summary {
-    let settled = |e: &EscrowStatus| matches!(e, EscrowStatus::Settled(_));
-    let ledger_settled = sum(books.escrows.values().filter(|(_, s)| settled(s)).map(|(a, _)| *a));
-    let ledger_refunded = sum(books.escrows.values().filter(|(_, s)| *s == EscrowStatus::Refunded).map(|(a, _)| *a));
+    let ledger_settled = sum(books.escrows.values().map(Escrow::paid_msat));
+    let ledger_refunded = sum(books.escrows.values().map(Escrow::refunded_msat));
     let done = |p: &&Payment| {
-        matches!(p.phase.as_str(), "sent" | "closed") && books.escrows.get(&p.escrow).is_some_and(|(_, s)| settled(s))
+        let tranche = books.escrows.get(&p.escrow).and_then(|e| e.tranches.get(usize::from(p.tranche)));
+        let settled = tranche.is_some_and(|t| matches!(t.status, TrancheStatus::Settled(_)));
+        matches!(p.phase.as_str(), "sent" | "closed") && settled
     };
     let fees_msat = sum(books.payments.iter().filter(done).map(|p| p.fee_msat));
     let spent_msat = sum(books.payments.iter().filter(done).map(|p| p.amount_msat)).saturating_add(fees_msat);
@@ -146,8 +149,13 @@ pub fn draw_up(books: &Books, file: &NetworkFile, phases: Vec<RoundPhases>) -> S
     let own_paid =
         sum(claims().filter(|c| matches!(c.own_phase, Some(Phase::Received | Phase::Paid))).map(|c| c.amount_msat));
     let run_paid = sum(claims().filter(|c| c.money == Money::Paid).map(|c| c.amount_msat));
-    let earned = books.outcomes.iter().flat_map(|o| o.outcome.claims.iter().filter(|c| o.outcome.pays(c))).count();
-    let paid_claims = books.escrows.values().filter(|(_, s)| settled(s)).count();
+    // P5: what each claim's share of the gain earns at its sponsor's rate, in whole tranches
+    let earns = |o: &OutcomeInfo, c: &ClaimOutcome| {
+        let escrow = books.escrows.get(&claim_escrow(c.claim)).filter(|_| o.outcome.pays(c));
+        escrow.map_or(0, |e| e.terms.sum_msat(e.terms.earned(c.credit_unat)))
+    };
+    let earned =
+        sum(books.outcomes.iter().flat_map(|o| o.outcome.claims.iter().map(move |c| (o, c))).map(|(o, c)| earns(o, c)));
     let proven = sum(books.outcomes.iter().filter(|o| o.outcome.adopted()).map(|o| o.outcome.proven_unat));
     let credited = sum(books.credit.iter().map(|c| c.credit_unat));
 
@@ -172,7 +180,7 @@ pub fn draw_up(books: &Books, file: &NetworkFile, phases: Vec<RoundPhases>) -> S
             ledger_refunded,
         ),
         Check::new("received by the trainers' wallets = settled in this run", "msat", own_paid, run_paid),
-        Check::new("claims paid = claims earned", "claims", paid_claims as u64, earned as u64),
+        Check::new("settled on the ledger = earned by the attested gains", "msat", ledger_settled, earned),
         Check::new("credit on the ledger = proven gain of the adopted heads", "unat", credited, proven),
         Check::new(
             "gain booked on the model = proven gain of the adopted heads",

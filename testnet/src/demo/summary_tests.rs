@@ -32,8 +32,14 @@ pub(crate) fn books() -> (Books, NetworkFile) {
         "sponsors": [{"sponsor": hex(5), "fund": {}, "held_msat": 0, "paid_msat": 5_000_000, "refunded_msat": 5_000_000}]
     });
     let credit = |n: u8, paid: u64, unat: u64| json!({"model": hex(7), "trainer": hex(n), "credit_unat": unat, "claims": 1, "paid_claims": u64::from(paid > 0), "paid_msat": paid});
-    let payment = |n: u8| json!({"escrow": hex(n), "claim": hex(n), "payee": hex(n), "amount_msat": 5_000_000, "fee_msat": 0, "phase": "closed"});
-    let status = |s: Value| serde_json::from_value::<EscrowStatus>(s).unwrap();
+    let payment = |n: u8| json!({"escrow": claim_escrow(oda_consensus::ids::ClaimId([n; 32])), "claim": hex(n), "payee": hex(n), "tranche": 0, "amount_msat": 5_000_000, "fee_msat": 0, "phase": "closed"});
+    let terms = json!({"rate_msat": 100, "unit_msat": 5_000_000, "tranches": 1});
+    let escrow = |n: u8, status: Value| {
+        let (payee, tranches) = (hex(n), json!([{"amount_msat": 5_000_000, "payment_hash": hex(n), "status": status}]));
+        let id = claim_escrow(oda_consensus::ids::ClaimId([n; 32]));
+        let value = json!({"id": id, "payee": payee, "terms": terms, "stage": "judged", "tranches": tranches});
+        (id, serde_json::from_value::<Escrow>(value).unwrap())
+    };
     let mut view = round(1);
     view.claims[0].own_phase = Some(Phase::Paid);
     view.claims[1].own_phase = Some(Phase::Void);
@@ -47,10 +53,7 @@ pub(crate) fn books() -> (Books, NetworkFile) {
             serde_json::from_value(credit(1, 5_000_000, 412_000)).unwrap(),
             serde_json::from_value(credit(2, 0, 0)).unwrap(),
         ],
-        escrows: BTreeMap::from([
-            (EscrowId([1; 32]), (5_000_000, status(json!({"settled": hex(3)})))),
-            (EscrowId([2; 32]), (5_000_000, status(json!("refunded")))),
-        ]),
+        escrows: BTreeMap::from([escrow(1, json!({"settled": hex(3)})), escrow(2, json!("refunded"))]),
         payments: vec![serde_json::from_value(payment(1)).unwrap(), serde_json::from_value(payment(2)).unwrap()],
         rounds: vec![view],
         channels: Channels {
@@ -95,8 +98,9 @@ fn every_fault_shows() {
         ("paid by the sponsors' promises", |b| b.model.sponsors[0].paid_msat += 1),
         ("refunded by the sponsors' promises", |b| b.model.sponsors[0].refunded_msat = 0),
         ("received by the trainers' wallets", |b| b.rounds[0].claims[0].own_phase = Some(Phase::Claiming)),
-        ("claims paid = claims earned", |b| {
-            b.escrows.insert(EscrowId([2; 32]), (0, EscrowStatus::Settled(String::new())));
+        ("earned by the attested gains", |b| {
+            let e = b.escrows.values_mut().find(|e| e.paid_msat() > 0).unwrap();
+            e.terms.rate_msat = 1;
         }),
         ("credit on the ledger", |b| b.credit[0].credit_unat -= 1),
         ("gain booked on the model", |b| b.model.proven_unat += 1),

@@ -6,7 +6,7 @@ use oda_consensus::score::TestReport;
 use oda_consensus::score::{Measurement, Refusal, Verdict, excess_z_milli};
 use serde::Serialize;
 
-use crate::rpc::{ClaimInfo, EscrowStatus, OutcomeInfo};
+use crate::rpc::{ClaimInfo, Escrow, OutcomeInfo, Stage};
 use crate::trainer::{Activity, Facts, Phase};
 
 /// The network now.
@@ -71,8 +71,10 @@ impl RoundResult {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Money {
-    /// No payment was ever dealt.
+    /// No payment was ever offered.
     None,
+    /// Offered; what is dealt is being drawn.
+    Offered,
     /// Dealt on the ledger, not locked yet.
     Dealt,
     /// The HTLC is held.
@@ -88,14 +90,19 @@ pub enum Money {
 }
 
 impl Money {
-    fn of(status: &EscrowStatus, held: bool) -> Self {
-        match status {
-            EscrowStatus::Dealt if held => Self::Held,
-            EscrowStatus::Dealt => Self::Dealt,
-            EscrowStatus::Releasing => Self::Releasing,
-            EscrowStatus::Settled(_) => Self::Paid,
-            EscrowStatus::Refunding => Self::Refunding,
-            EscrowStatus::Refunded => Self::Refunded,
+    /// Where it is, and how much of it, msat. What is earned comes first; the rest of a claim's tranches is with
+    /// the sponsor again before the claim's money is over.
+    fn of(escrow: &Escrow, held: bool) -> (Self, u64) {
+        let (releasing, paid, refunding) = (escrow.releasing_msat(), escrow.paid_msat(), escrow.refunding_msat());
+        let most = escrow.terms.most_msat();
+        match escrow.stage {
+            Stage::Offered | Stage::Chosen => (Self::Offered, most),
+            Stage::Dealt if held => (Self::Held, most),
+            Stage::Dealt => (Self::Dealt, most),
+            Stage::Judged if releasing > 0 => (Self::Releasing, releasing.saturating_add(paid)),
+            Stage::Judged if refunding > 0 => (Self::Refunding, refunding),
+            Stage::Judged if paid > 0 => (Self::Paid, paid),
+            Stage::Judged | Stage::Withdrawn => (Self::Refunded, escrow.refunded_msat()),
         }
     }
 
@@ -108,6 +115,7 @@ impl Money {
     pub fn word(self) -> &'static str {
         match self {
             Self::None => "",
+            Self::Offered => "offered",
             Self::Dealt => "dealt",
             Self::Held => "held",
             Self::Releasing => "releasing",
@@ -123,7 +131,7 @@ impl Money {
 pub struct ClaimView {
     /// Its id.
     pub claim: ClaimId,
-    /// Its escrow, once dealt.
+    /// Its escrow, once offered.
     pub escrow: Option<EscrowId>,
     /// Trainer's identity.
     pub node: NodeId,
@@ -137,7 +145,7 @@ pub struct ClaimView {
     pub z_milli: Option<i64>,
     /// Whether it was accepted, once judged.
     pub accepted: Option<bool>,
-    /// Payment, msat.
+    /// Amount of it that is there, msat.
     pub amount_msat: u64,
     /// Where it is.
     pub money: Money,
@@ -157,9 +165,10 @@ impl ClaimView {
             Some(o) => explain(o.verdict, judging, adopted),
             None if info.claim.reveal.is_some() => "revealed".into(),
             None if held => "locked".into(),
-            None if info.escrow.is_some() => "payment dealt".into(),
+            None if info.escrow.is_some() => "payment offered".into(),
             None => "committed".into(),
         };
+        let (money, amount_msat) = info.escrow.as_ref().map_or((Money::None, 0), |e| Money::of(e, held));
         Self {
             claim: info.claim.id,
             escrow: info.escrow.as_ref().map(|e| e.id),
@@ -169,8 +178,8 @@ impl ClaimView {
             gain_unat: scores.map(|s| s.shard.mean_unat()),
             z_milli,
             accepted: judged.map(|o| o.verdict == Verdict::Accepted),
-            amount_msat: info.escrow.as_ref().map_or(0, |e| e.amount_msat),
-            money: info.escrow.as_ref().map_or(Money::None, |e| Money::of(&e.status, held)),
+            amount_msat,
+            money,
             own_phase: own.map(|c| c.phase),
         }
     }

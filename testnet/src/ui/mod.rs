@@ -117,12 +117,16 @@ impl Screen {
                 continue;
             }
             let only_money = before.is_some_and(|(stage, _)| *stage == claim.stage);
+            self.told.insert(claim.claim, now);
+            // on the way to being locked, nothing that a reader waits for
+            if only_money && matches!(claim.money, Money::None | Money::Offered | Money::Dealt) {
+                continue;
+            }
             let line = match self.mode {
                 Mode::Json => claim_json(round.round, claim),
                 _ => text::change(round.round, claim, only_money),
             };
             self.line(&line);
-            self.told.insert(claim.claim, now);
         }
     }
 

@@ -119,7 +119,7 @@ pub(super) fn change(round: u64, c: &ClaimView, only_money: bool) -> String {
         steps.push(c.stage.clone());
         steps.extend(c.gain_unat.map(|g| format!("gain {} nat", signed(g))));
     }
-    if !matches!(c.money, Money::None | Money::Dealt) {
+    if !matches!(c.money, Money::None | Money::Offered | Money::Dealt) {
         steps.push(format!("{} {} msat", c.money.word(), grouped(c.amount_msat)));
     }
     format!("round {round}: {} {}", c.trainer, steps.join(", "))

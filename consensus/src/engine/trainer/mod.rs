@@ -1,8 +1,8 @@
 //! A trainer's decisions from a new head to a paid receipt (R1-R3, P3, P4), without a ledger.
 //!
 //! A lite node believes no single peer. Round, head and beacon follow from the last outcome and the
-//! group key's signature over it; the dealt payment counts only when a threshold of members show the
-//! same one and hold their shares; the verdict is again attested. What it does is driven by a record
+//! group key's signature over it; an offered or dealt payment counts only when a threshold of members show the
+//! same one and, once dealt, hold their shares; the verdict is again attested. What it does is driven by a record
 //! per claim that is persisted before every step (P6): given the same record and the same answers it
 //! goes on after any crash, and every step may be repeated without harm.
 
@@ -10,12 +10,15 @@ mod believe;
 mod types;
 
 pub use believe::{VerifiedRound, verify_model, verify_outcome};
-pub use types::{ClaimRecord, Payment, Phase, TrainJob, TrainerConfig, TrainerEffect, TrainerInput};
+pub use types::{
+    Choice, ClaimRecord, Part, PartEnd, Payment, Phase, TrainJob, TrainerConfig, TrainerEffect, TrainerInput,
+};
 
+use crate::codec;
 use crate::epoch::EpochChain;
-use crate::frost::{CommitteeKey, ReleaseShare, rebuild};
+use crate::escrow::{EscrowState, Stage, TrancheStatus};
+use crate::frost::{CommitteeKey, DealError, ReleaseShare, rebuild};
 use crate::ids::{BlobRef, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash};
-use crate::state::EscrowStatus;
 use crate::tx::{self, Commit, Reveal, Tx};
 use crate::wire::{ClaimView, ModelView};
 use rand_core::{CryptoRng, RngCore};
@@ -31,9 +34,9 @@ pub struct Trainer {
     chain_height: u32,
     claims: BTreeMap<ClaimId, ClaimRecord>,
     acted_ms: BTreeMap<ClaimId, u64>,
-    /// (amount, payer, hash, deal) as each member shows it.
-    deals_seen: BTreeMap<ClaimId, BTreeMap<NodeId, Payment>>,
-    shares: BTreeMap<EscrowId, Vec<ReleaseShare>>,
+    /// Hash of the offer or deal that each member shows.
+    seen: BTreeMap<ClaimId, BTreeMap<NodeId, Digest>>,
+    shares: BTreeMap<(EscrowId, u8), Vec<ReleaseShare>>,
     shares_asked_ms: BTreeMap<EscrowId, u64>,
     rounds: BTreeMap<ModelId, VerifiedRound>,
     training: Option<(ModelId, u64)>,
@@ -55,7 +58,7 @@ impl Trainer {
             chain_height: 0,
             claims: records.into_iter().map(|r| (r.claim, r)).collect(),
             acted_ms: BTreeMap::new(),
-            deals_seen: BTreeMap::new(),
+            seen: BTreeMap::new(),
             shares: BTreeMap::new(),
             shares_asked_ms: BTreeMap::new(),
             rounds: BTreeMap::new(),
@@ -104,7 +107,7 @@ impl Trainer {
                 }
             }
             TrainerInput::Model(view) => self.on_model(*view, &mut out),
-            TrainerInput::Claim { from, view } => self.on_claim(from, &view, &mut out),
+            TrainerInput::Claim { from, view } => self.on_claim(from, &view, rng, &mut out),
             TrainerInput::Trained { model, round, delta, stated_gain_unat } => {
                 self.on_trained(model, round, delta, stated_gain_unat, rng, &mut out);
             }
@@ -113,30 +116,38 @@ impl Trainer {
                     self.training = None;
                 }
             }
-            TrainerInput::InvoiceMade { claim, bolt11 } => {
-                if let Some(r) = self.claims.get_mut(&claim).filter(|r| r.phase == Phase::Dealt) {
-                    if let Some(p) = &mut r.payment {
-                        p.bolt11 = Some(bolt11);
-                    }
-                    self.enter(claim, Phase::Invoiced, "", &mut out);
-                }
-            }
+            TrainerInput::InvoiceMade { claim, tranche, bolt11 } => self.on_invoice(claim, tranche, bolt11, &mut out),
             TrainerInput::Held { payment_hash, amount_msat, claim_deadline_height } => {
                 self.on_held(payment_hash, amount_msat, claim_deadline_height, &mut out);
             }
-            TrainerInput::Received { payment_hash } => {
-                if let Some(claim) = self.by_hash(payment_hash).filter(|r| r.phase == Phase::Claiming).map(|r| r.claim)
-                {
-                    self.enter(claim, Phase::Received, "", &mut out);
-                }
-            }
-            TrainerInput::Share { escrow, share } => self.on_share(escrow, share, &mut out),
+            TrainerInput::Received { payment_hash } => self.on_received(payment_hash, &mut out),
+            TrainerInput::Shares { escrow, shares } => self.on_shares(escrow, shares, &mut out),
         }
         out
     }
 
     fn by_hash(&self, hash: PaymentHash) -> Option<&ClaimRecord> {
-        self.claims.values().find(|r| r.payment.as_ref().is_some_and(|p| p.payment_hash == hash))
+        let has = |p: &Payment| p.parts.iter().any(|part| part.payment_hash == hash);
+        self.claims.values().find(|r| r.payment.as_ref().is_some_and(has))
+    }
+
+    /// The part of a claim's payment with this hash.
+    fn part_mut(&mut self, claim: ClaimId, hash: PaymentHash) -> Option<&mut Part> {
+        let payment = self.claims.get_mut(&claim)?.payment.as_mut()?;
+        payment.parts.iter_mut().find(|p| p.payment_hash == hash)
+    }
+
+    fn persist(&self, claim: ClaimId, out: &mut Vec<TrainerEffect>) {
+        if let Some(r) = self.claims.get(&claim) {
+            out.push(TrainerEffect::Persist(Box::new(r.clone())));
+        }
+    }
+
+    /// How many members show the same as this one, now that it has shown it.
+    fn same_seen(&mut self, claim: ClaimId, from: NodeId, shown: Digest) -> usize {
+        let seen = self.seen.entry(claim).or_default();
+        seen.insert(from, shown);
+        seen.values().filter(|s| **s == shown).count()
     }
 
     /// Moves a claim on: persist, report, then act at once.
@@ -145,8 +156,8 @@ impl Trainer {
         r.phase = phase;
         out.push(TrainerEffect::Persist(Box::new(r.clone())));
         out.push(TrainerEffect::Report { claim, round: r.round, phase, note: note.into() });
+        self.seen.remove(&claim);
         if phase.is_over() {
-            self.deals_seen.remove(&claim);
             self.acted_ms.remove(&claim);
         }
         self.step(claim, true, out);
@@ -175,9 +186,7 @@ impl Trainer {
             self.enter(claim, Phase::Void, "the round went on without a held payment", out);
         }
         self.rounds.insert(model, verified.clone());
-        let funded = view.model.sponsors.iter().any(|s| {
-            s.held_msat.saturating_add(s.paid_msat).saturating_add(s.fund.per_claim_msat) <= s.fund.budget_msat
-        });
+        let funded = view.model.sponsors.iter().any(|s| s.covers_another());
         let open = self.claims.values().filter(|r| !r.phase.is_over()).count();
         let done = self.tried.get(&model).is_some_and(|r| *r >= verified.round)
             || self.claims.contains_key(&tx::claim_id(model, verified.round, self.me));
@@ -223,13 +232,20 @@ impl Trainer {
             stated_gain_unat,
             salt,
             phase: Phase::Committed,
+            choice: None,
             payment: None,
         };
         self.claims.insert(claim, record);
         self.enter(claim, Phase::Committed, "", out);
     }
 
-    fn on_claim(&mut self, from: NodeId, view: &ClaimView, out: &mut Vec<TrainerEffect>) {
+    fn on_claim(
+        &mut self,
+        from: NodeId,
+        view: &ClaimView,
+        rng: &mut (impl RngCore + CryptoRng),
+        out: &mut Vec<TrainerEffect>,
+    ) {
         let id = view.claim.id;
         if !self.claims.contains_key(&id) {
             return;
@@ -242,75 +258,92 @@ impl Trainer {
         let group = dealt.and_then(|e| self.epochs.group(e));
         let member = group.is_some_and(|g| g.members().contains(&from));
         let threshold = group.map_or(usize::MAX, CommitteeKey::threshold);
-        match r.phase {
-            // P1: a threshold of members shows the same deal and holds good shares of it
-            Phase::Committed if member && view.share_held => {
-                let Some(e) = view.escrow.as_ref().filter(|e| e.payee == self.me && e.id == tx::claim_escrow(id))
-                else {
-                    return;
-                };
-                let payment = Payment {
-                    escrow: e.id,
-                    payer: e.payer,
-                    amount_msat: e.amount_msat,
-                    payment_hash: e.payment_hash,
-                    epoch: e.epoch,
-                    deal: e.deal.clone(),
-                    bolt11: None,
-                    claim_deadline_height: None,
-                    preimage: None,
-                };
-                let seen = self.deals_seen.entry(id).or_default();
-                seen.insert(from, payment.clone());
-                let same = seen.values().filter(|p| **p == payment).count();
-                if same >= threshold {
+        let members = group.map(|g| g.members().to_vec()).unwrap_or_default();
+        let mine = |e: &&EscrowState| e.payee == self.me && e.id == tx::claim_escrow(id);
+        let escrow = view.escrow.as_ref().filter(mine).filter(|_| member);
+        match (r.phase, escrow) {
+            // P2: a threshold of members shows the same offer; only then may the draw be known
+            (Phase::Committed, Some(e)) if e.stage == Stage::Offered => {
+                let offer = offer_digest(e);
+                if self.same_seen(id, from, offer) >= threshold {
+                    let mut seed = Digest([0; 32]);
+                    rng.fill_bytes(&mut seed.0);
                     if let Some(r) = self.claims.get_mut(&id) {
-                        r.payment = Some(payment);
+                        r.choice = Some(Choice { offer, seed });
+                    }
+                    self.enter(id, Phase::Chosen, "", out);
+                }
+            }
+            // P1: a threshold of members shows the same deal and holds good shares of it
+            (Phase::Chosen, Some(e)) if e.stage == Stage::Dealt && view.share_held => {
+                let fits = |c: Choice| Some(c.seed) == e.choice && c.offer == offer_digest(e);
+                if !r.choice.is_some_and(fits) {
+                    return;
+                }
+                let deal = Digest(codec::hash(e));
+                if self.same_seen(id, from, deal) >= threshold {
+                    if let Some(r) = self.claims.get_mut(&id) {
+                        r.payment = Some(payment_of(e));
                     }
                     self.enter(id, Phase::Dealt, "", out);
                 }
             }
-            Phase::Held => {
-                // R3: visible on a member's ledger means no need to reveal again
-                let Some(state) = &view.outcome else { return };
-                let Some(outcome) = verify_outcome(&self.epochs, r.model, state).filter(|o| o.round == r.round) else {
-                    return;
-                };
-                let judged = outcome.claims.iter().find(|c| c.claim == id).copied();
-                match judged {
-                    Some(c) if outcome.pays(&c) => {
-                        if let Some(escrow) = r.payment.as_ref().map(|p| p.escrow) {
-                            // every member's view says so; asking once per pause is enough
-                            let asked = self.shares_asked_ms.get(&escrow);
-                            if asked.is_none_or(|t| self.now_ms.saturating_sub(*t) >= self.config.retry_ms) {
-                                self.shares_asked_ms.insert(escrow, self.now_ms);
-                                let members = group.map(|g| g.members().to_vec()).unwrap_or_default();
-                                out.push(TrainerEffect::AskShares(escrow, members));
-                            }
-                        }
-                    }
-                    Some(c) => {
-                        let why = if outcome.adopted() {
-                            format!("{:?}", c.verdict)
-                        } else {
-                            format!("{:?}, head not adopted", c.verdict)
-                        };
-                        self.enter(id, Phase::Failing, &why, out);
-                    }
-                    None => self.enter(id, Phase::Failing, "the round was judged without this claim", out),
-                }
-            }
-            Phase::Received if member => {
-                if view.escrow.as_ref().is_some_and(|e| matches!(e.status, EscrowStatus::Settled(_))) {
+            // R3: visible on a member's ledger means no need to reveal again
+            (Phase::Held, _) => self.on_verdict(id, view, members, out),
+            (Phase::Received, Some(e)) => {
+                let released = e.with(|s| *s == TrancheStatus::Releasing);
+                if e.stage == Stage::Judged && released.is_empty() {
                     self.enter(id, Phase::Paid, "", out);
                 }
             }
-            Phase::Failing if member => {
-                if view.escrow.as_ref().is_some_and(|e| e.status == EscrowStatus::Refunded) {
-                    self.enter(id, Phase::Void, "refunded", out);
-                }
-            }
+            (Phase::Failing, Some(e)) if e.is_over() => self.enter(id, Phase::Void, "refunded", out),
             _ => {}
+        }
+    }
+
+    /// P4, P5: an attested verdict says which tranches are ours; members have the shares of those.
+    fn on_verdict(&mut self, id: ClaimId, view: &ClaimView, members: Vec<NodeId>, out: &mut Vec<TrainerEffect>) {
+        let Some(state) = &view.outcome else { return };
+        let Some(r) = self.claims.get_mut(&id) else { return };
+        let Some(outcome) = verify_outcome(&self.epochs, r.model, state).filter(|o| o.round == r.round) else {
+            return;
+        };
+        let Some(payment) = &mut r.payment else { return };
+        let Some(judged) = outcome.claims.iter().find(|c| c.claim == id) else {
+            return self.enter(id, Phase::Failing, "the round was judged without this claim", out);
+        };
+        let proved = if outcome.pays(judged) { judged.credit_unat } else { 0 };
+        let earned = payment.terms.earned(proved);
+        if earned.is_empty() {
+            let why = match (outcome.pays(judged), outcome.adopted()) {
+                (true, _) => format!("accepted, but {proved} micro-nats earn less than the smallest tranche"),
+                (_, true) => format!("{:?}", judged.verdict),
+                (_, false) => format!("{:?}, head not adopted", judged.verdict),
+            };
+            return self.enter(id, Phase::Failing, &why, out);
+        }
+        let escrow = payment.escrow;
+        if payment.earned.replace(earned) != Some(earned) {
+            self.persist(id, out);
+        }
+        // every member's view says so; asking once per pause is enough
+        let asked = self.shares_asked_ms.get(&escrow);
+        if asked.is_none_or(|t| self.now_ms.saturating_sub(*t) >= self.config.retry_ms) {
+            self.shares_asked_ms.insert(escrow, self.now_ms);
+            out.push(TrainerEffect::AskShares(escrow, members));
+        }
+    }
+
+    fn on_invoice(&mut self, claim: ClaimId, tranche: u8, bolt11: String, out: &mut Vec<TrainerEffect>) {
+        let Some(r) = self.claims.get_mut(&claim).filter(|r| r.phase == Phase::Dealt) else { return };
+        let Some(payment) = &mut r.payment else { return };
+        if let Some(part) = payment.parts.get_mut(usize::from(tranche)) {
+            part.bolt11 = Some(bolt11);
+        }
+        if payment.parts.iter().all(|p| p.bolt11.is_some()) {
+            self.enter(claim, Phase::Invoiced, "", out);
+        } else {
+            self.persist(claim, out);
         }
     }
 
@@ -321,18 +354,23 @@ impl Trainer {
             return;
         };
         let (claim, phase) = (r.claim, r.phase);
-        let expected = r.payment.as_ref().map_or(0, |p| p.amount_msat);
+        let (height, least) = (self.chain_height, self.config.min_hold_blocks);
+        let Some(part) = self.part_mut(claim, hash) else { return };
         match phase {
             Phase::Dealt | Phase::Invoiced => {
-                if amount_msat < expected {
+                if amount_msat < part.amount_msat {
                     self.enter(claim, Phase::Failing, "the payment is smaller than dealt", out);
-                } else if deadline.saturating_sub(self.chain_height) < self.config.min_hold_blocks {
+                } else if deadline.saturating_sub(height) < least {
                     self.enter(claim, Phase::Failing, "the hold would end before the round can", out);
                 } else {
-                    if let Some(p) = self.claims.get_mut(&claim).and_then(|r| r.payment.as_mut()) {
-                        p.claim_deadline_height = Some(deadline);
+                    part.claim_deadline_height = Some(deadline);
+                    let parts = self.claims.get(&claim).and_then(|r| r.payment.as_ref()).map(|p| p.parts.as_slice());
+                    let all = parts.is_some_and(|parts| parts.iter().all(|p| p.claim_deadline_height.is_some()));
+                    if all {
+                        self.enter(claim, Phase::Held, "", out);
+                    } else {
+                        self.persist(claim, out);
                     }
-                    self.enter(claim, Phase::Held, "", out);
                 }
             }
             Phase::Void | Phase::Failing => out.push(TrainerEffect::FailHtlc(hash)),
@@ -341,33 +379,62 @@ impl Trainer {
     }
 
     // P4
-    fn on_share(&mut self, escrow: EscrowId, share: ReleaseShare, out: &mut Vec<TrainerEffect>) {
-        let Some(r) = self
-            .claims
-            .values()
-            .find(|r| r.phase == Phase::Held && r.payment.as_ref().is_some_and(|p| p.escrow == escrow))
-        else {
-            return;
-        };
-        let Some(p) = r.payment.clone() else { return };
-        let claim = r.claim;
-        let Some(threshold) = self.epochs.group(p.epoch).map(CommitteeKey::threshold) else { return };
-        let shares = self.shares.entry(escrow).or_default();
-        // one good share a member, whoever sends it
-        if p.deal.accepts(&share) && !shares.iter().any(|s| s.index == share.index) {
-            shares.push(share);
-        }
-        if shares.len() < threshold {
-            return;
-        }
-        if let Ok(preimage) = rebuild(&p.deal, p.payment_hash, shares) {
-            self.shares.remove(&escrow);
-            self.shares_asked_ms.remove(&escrow);
-            if let Some(p) = self.claims.get_mut(&claim).and_then(|r| r.payment.as_mut()) {
-                p.preimage = Some(preimage);
+    fn on_shares(&mut self, escrow: EscrowId, shares: Vec<(u8, ReleaseShare)>, out: &mut Vec<TrainerEffect>) {
+        let held = |r: &&ClaimRecord| r.phase == Phase::Held && r.payment.as_ref().is_some_and(|p| p.escrow == escrow);
+        let Some(r) = self.claims.values().find(held) else { return };
+        let (claim, Some(mut payment)) = (r.claim, r.payment.clone()) else { return };
+        let Some(threshold) = self.epochs.group(payment.epoch).map(CommitteeKey::threshold) else { return };
+        for (tranche, share) in shares {
+            let earned = payment.is_earned(tranche.into());
+            let part = payment.parts.get_mut(usize::from(tranche)).filter(|p| earned && p.end == PartEnd::Open);
+            let Some(part) = part else { continue };
+            let known = self.shares.entry((escrow, tranche)).or_default();
+            // one good share a member, whoever sends it
+            if part.deal.accepts(&share) && !known.iter().any(|s| s.index == share.index) {
+                known.push(share);
             }
-            self.enter(claim, Phase::Claiming, "", out);
+            if known.len() < threshold {
+                continue;
+            }
+            part.end = match rebuild(&part.deal, part.payment_hash, known) {
+                Ok(preimage) => PartEnd::Earned(preimage),
+                Err(DealError::FalsePreimage) => PartEnd::False(known.iter().take(threshold).cloned().collect()),
+                Err(_) => continue,
+            };
+            self.shares.remove(&(escrow, tranche));
         }
+        let rebuilt = payment.parts.iter().enumerate().all(|(i, p)| !payment.is_earned(i) || p.end != PartEnd::Open);
+        let any = payment.parts.iter().any(|p| matches!(p.end, PartEnd::Earned(_)));
+        if let Some(r) = self.claims.get_mut(&claim) {
+            r.payment = Some(payment);
+        }
+        if rebuilt {
+            self.shares_asked_ms.remove(&escrow);
+            let (phase, note) = if any { (Phase::Claiming, "") } else { (Phase::Failing, "the payer dealt falsely") };
+            self.enter(claim, phase, note, out);
+        }
+    }
+
+    fn on_received(&mut self, hash: PaymentHash, out: &mut Vec<TrainerEffect>) {
+        let Some(claim) = self.by_hash(hash).filter(|r| r.phase == Phase::Claiming).map(|r| r.claim) else { return };
+        let Some(part) = self.part_mut(claim, hash) else { return };
+        let PartEnd::Earned(preimage) = part.end else { return };
+        part.end = PartEnd::Received(preimage);
+        self.claimed(claim, out);
+    }
+
+    /// Goes on when the last of the claimed tranches is received or lost.
+    fn claimed(&mut self, claim: ClaimId, out: &mut Vec<TrainerEffect>) {
+        let Some(payment) = self.claims.get(&claim).and_then(|r| r.payment.as_ref()) else { return };
+        if !payment.with(|end| matches!(end, PartEnd::Earned(_))).is_empty() {
+            return self.persist(claim, out);
+        }
+        let (phase, note) = if payment.receipts().is_empty() {
+            (Phase::Failing, "the hold ended before the payment was claimed")
+        } else {
+            (Phase::Received, "")
+        };
+        self.enter(claim, phase, note, out);
     }
 
     fn throttled(
@@ -390,16 +457,38 @@ impl Trainer {
         }
         let Some(r) = self.claims.get(&claim).cloned() else { return };
         // Own clock (P3): never let LDK's deadline decide while we still wait.
-        if let Some(deadline) = r.payment.as_ref().and_then(|p| p.claim_deadline_height) {
+        if let Some(deadline) = r.payment.as_ref().and_then(Payment::deadline) {
             let near = self.chain_height.saturating_add(self.config.safety_blocks) >= deadline;
             if near && r.phase == Phase::Held {
                 return self.enter(claim, Phase::Failing, "no verdict before the hold's deadline", out);
             }
-            if r.phase == Phase::Failing && self.chain_height >= deadline {
-                return self.enter(claim, Phase::Void, "the hold is over", out);
+            if self.chain_height >= deadline {
+                match r.phase {
+                    Phase::Failing if r.payment.as_ref().is_none_or(|p| words(p).is_empty()) => {
+                        return self.enter(claim, Phase::Void, "the hold is over", out);
+                    }
+                    // Lightning says received at once if it still can: the hold is lost
+                    Phase::Claiming => {
+                        let payment = self.claims.get_mut(&claim).and_then(|r| r.payment.as_mut());
+                        let parts = payment.into_iter().flat_map(|p| p.parts.iter_mut());
+                        parts
+                            .filter(|p| matches!(p.end, PartEnd::Earned(_)))
+                            .filter(|p| p.claim_deadline_height.is_some_and(|d| d <= self.chain_height))
+                            .for_each(|p| p.end = PartEnd::Expired);
+                        return self.claimed(claim, out);
+                    }
+                    _ => {}
+                }
             }
         }
         let mut act = vec![TrainerEffect::AskClaim(claim)];
+        if let Some(p) =
+            r.payment.as_ref().filter(|_| matches!(r.phase, Phase::Claiming | Phase::Received | Phase::Failing))
+        {
+            act.extend(words(p));
+        }
+        let parts = || r.payment.iter().flat_map(|p| p.parts.iter().enumerate());
+        let number = |i: usize| u8::try_from(i).unwrap_or(u8::MAX);
         match (r.phase, &r.payment) {
             (Phase::Committed, _) => {
                 let commitment =
@@ -411,14 +500,25 @@ impl Trainer {
                     commitment,
                 })));
             }
-            (Phase::Dealt, Some(p)) => act.push(TrainerEffect::MakeInvoice {
-                claim,
-                payment_hash: p.payment_hash,
-                amount_msat: p.amount_msat,
-                hold_blocks: self.config.hold_blocks,
-            }),
-            (Phase::Invoiced, Some(Payment { payer, escrow, bolt11: Some(bolt11), .. })) => {
-                act.push(TrainerEffect::SendInvoice { to: *payer, escrow: *escrow, bolt11: bolt11.clone() });
+            (Phase::Chosen, _) => {
+                let choose = r.choice.map(|c| Tx::Choose(tx::claim_escrow(claim), c.seed));
+                act.extend(choose.map(TrainerEffect::Submit));
+            }
+            (Phase::Dealt, Some(_)) => {
+                act.extend(parts().filter(|(_, p)| p.bolt11.is_none()).map(|(i, p)| TrainerEffect::MakeInvoice {
+                    claim,
+                    tranche: number(i),
+                    payment_hash: p.payment_hash,
+                    amount_msat: p.amount_msat,
+                    hold_blocks: self.config.hold_blocks,
+                }));
+            }
+            (Phase::Invoiced, Some(payment)) => {
+                let (to, escrow) = (payment.payer, payment.escrow);
+                act.extend(parts().filter(|(_, p)| p.claim_deadline_height.is_none()).filter_map(|(i, p)| {
+                    let (tranche, bolt11) = (number(i), p.bolt11.clone()?);
+                    Some(TrainerEffect::SendInvoice { to, escrow, tranche, bolt11 })
+                }));
             }
             (Phase::Held, _) => act.push(TrainerEffect::Submit(Tx::Reveal(Reveal {
                 claim,
@@ -426,19 +526,61 @@ impl Trainer {
                 stated_gain_unat: r.stated_gain_unat,
                 salt: r.salt,
             }))),
-            (Phase::Claiming, Some(Payment { preimage: Some(preimage), payment_hash, amount_msat, .. })) => {
-                act.push(TrainerEffect::ClaimHtlc {
-                    payment_hash: *payment_hash,
-                    preimage: *preimage,
-                    amount_msat: *amount_msat,
-                });
+            (Phase::Claiming, Some(payment)) => {
+                for (i, p) in parts() {
+                    let (payment_hash, amount_msat) = (p.payment_hash, p.amount_msat);
+                    match p.end {
+                        PartEnd::Earned(preimage) => {
+                            act.push(TrainerEffect::ClaimHtlc { payment_hash, preimage, amount_msat });
+                        }
+                        PartEnd::Open if payment.is_earned(i) => {}
+                        PartEnd::Open | PartEnd::False(_) => act.push(TrainerEffect::FailHtlc(payment_hash)),
+                        PartEnd::Received(_) | PartEnd::Expired => {}
+                    }
+                }
             }
-            (Phase::Received, Some(Payment { preimage: Some(preimage), escrow, .. })) => {
-                act.push(TrainerEffect::Submit(Tx::Settle(*escrow, *preimage)));
-            }
-            (Phase::Failing, Some(p)) => act.push(TrainerEffect::FailHtlc(p.payment_hash)),
+            (Phase::Received, Some(_)) => {}
+            (Phase::Failing, Some(_)) => act.extend(parts().map(|(_, p)| TrainerEffect::FailHtlc(p.payment_hash))),
             _ => return,
         }
         self.throttled(claim, out, |_| act);
     }
+}
+
+/// Terms, payer, epoch and candidates: what the draw is for.
+fn offer_digest(e: &EscrowState) -> Digest {
+    let (choice, tranches, stage, changed_height) = (None, Vec::new(), Stage::Offered, 0);
+    Digest(codec::hash(&EscrowState { choice, tranches, stage, changed_height, ..e.clone() }))
+}
+
+fn payment_of(e: &EscrowState) -> Payment {
+    let part = |t: &crate::escrow::Tranche| Part {
+        amount_msat: t.amount_msat,
+        payment_hash: t.payment_hash,
+        deal: t.deal.clone(),
+        bolt11: None,
+        claim_deadline_height: None,
+        end: PartEnd::Open,
+    };
+    let parts = e.tranches.iter().map(part).collect();
+    Payment { escrow: e.id, payer: e.payer, terms: e.terms, epoch: e.epoch, parts, earned: None }
+}
+
+/// What the ledger must still be told of a payment: receipts, what was given up, false deals.
+fn words(p: &Payment) -> Vec<TrainerEffect> {
+    let mut out = Vec::new();
+    let receipts = p.receipts();
+    if !receipts.is_empty() {
+        out.push(TrainerEffect::Submit(Tx::Settle(p.escrow, receipts)));
+    }
+    let expired = p.with(|end| *end == PartEnd::Expired);
+    if !expired.is_empty() {
+        out.push(TrainerEffect::Submit(Tx::Refund(p.escrow, expired)));
+    }
+    for (i, part) in p.parts.iter().enumerate() {
+        if let (PartEnd::False(shares), Ok(tranche)) = (&part.end, u8::try_from(i)) {
+            out.push(TrainerEffect::Submit(Tx::FalseDeal(p.escrow, tranche, shares.clone())));
+        }
+    }
+    out
 }

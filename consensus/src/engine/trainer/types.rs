@@ -1,6 +1,7 @@
 //! What a trainer remembers, is told, and asks to be done.
 
 use crate::epoch::HandoverLink;
+use crate::escrow::{Terms, TrancheSet};
 use crate::frost::{Deal, ReleaseShare};
 use crate::ids::{Beacon, BlobRef, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash, Preimage};
 use crate::manifest::Manifest;
@@ -36,19 +37,21 @@ impl Default for TrainerConfig {
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Committing; waiting for the sponsor's deal.
+    /// Committing; waiting for the sponsor's offer.
     Committed,
-    /// A deal is confirmed by a threshold of members; the invoice is due.
+    /// An offer is confirmed by a threshold of members, and the draw made; waiting for the deal (P2).
+    Chosen,
+    /// A deal is confirmed by a threshold of members; the invoices are due.
     Dealt,
-    /// The invoice is with the sponsor; waiting for the HTLC.
+    /// The invoices are with the sponsor; waiting for the HTLCs.
     Invoiced,
-    /// The HTLC is held: the lock (P3). Revealing, then waiting for the verdict.
+    /// Every HTLC is held: the lock (P3). Revealing, then waiting for the verdict.
     Held,
-    /// The preimage is known: claiming the HTLC.
+    /// The preimages of what was earned are known: claiming these HTLCs, failing the others back.
     Claiming,
-    /// Lightning says received: the receipt goes to the ledger.
+    /// Lightning says received: the receipts go to the ledger.
     Received,
-    /// Rejected or out of time: the HTLC goes back.
+    /// Rejected or out of time: the HTLCs go back.
     Failing,
     /// Over: paid.
     Paid,
@@ -63,6 +66,48 @@ impl Phase {
     }
 }
 
+/// The draw of a claim's tranches (P2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct Choice {
+    /// Hash of the offer it was made for. Another offer gets another draw: a payer that knew the draw
+    /// beforehand could make its false candidate one that is kept.
+    pub offer: Digest,
+    /// The draw.
+    pub seed: Digest,
+}
+
+/// What became of one tranche on Lightning.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub enum PartEnd {
+    /// Not over.
+    Open,
+    /// The preimage is known: claiming it.
+    Earned(Preimage),
+    /// Lightning says received.
+    Received(Preimage),
+    /// These shares rebuild something else than the preimage: the payer cheated (P2).
+    False(Vec<ReleaseShare>),
+    /// The hold ended before Lightning said received.
+    Expired,
+}
+
+/// One tranche as the trainer knows it.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct Part {
+    /// Amount, msat.
+    pub amount_msat: u64,
+    /// SHA-256 of the preimage.
+    pub payment_hash: PaymentHash,
+    /// The deal, to check and combine shares.
+    pub deal: Deal,
+    /// The hold invoice.
+    pub bolt11: Option<String>,
+    /// Bitcoin height at which the HTLC must be claimed, once it is held.
+    pub claim_deadline_height: Option<u32>,
+    /// What became of it.
+    pub end: PartEnd,
+}
+
 /// The payment of a claim as the trainer knows it.
 #[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct Payment {
@@ -70,20 +115,34 @@ pub struct Payment {
     pub escrow: EscrowId,
     /// Who pays.
     pub payer: NodeId,
-    /// Amount, msat.
-    pub amount_msat: u64,
-    /// SHA-256 of the preimage.
-    pub payment_hash: PaymentHash,
+    /// What can be earned.
+    pub terms: Terms,
     /// Epoch of the committee that holds the shares.
     pub epoch: u64,
-    /// The deal, to check and combine shares.
-    pub deal: Deal,
-    /// The hold invoice.
-    pub bolt11: Option<String>,
-    /// Bitcoin height at which the HTLC must be claimed.
-    pub claim_deadline_height: Option<u32>,
-    /// The preimage, once rebuilt.
-    pub preimage: Option<Preimage>,
+    /// Its tranches, largest first.
+    pub parts: Vec<Part>,
+    /// Those the attested outcome releases.
+    pub earned: Option<TrancheSet>,
+}
+
+impl Payment {
+    pub(super) fn is_earned(&self, tranche: usize) -> bool {
+        self.earned.is_some_and(|e| e.contains(tranche))
+    }
+
+    /// The first height at which a held HTLC is lost.
+    pub(super) fn deadline(&self) -> Option<u32> {
+        self.parts.iter().filter_map(|p| p.claim_deadline_height).min()
+    }
+
+    pub(super) fn with(&self, wanted: impl Fn(&PartEnd) -> bool) -> TrancheSet {
+        self.parts.iter().enumerate().filter(|(_, p)| wanted(&p.end)).map(|(i, _)| i).collect()
+    }
+
+    pub(super) fn receipts(&self) -> Vec<Preimage> {
+        let received = |p: &Part| if let PartEnd::Received(preimage) = p.end { Some(preimage) } else { None };
+        self.parts.iter().filter_map(received).collect()
+    }
 }
 
 /// All a trainer must remember of a claim.
@@ -105,10 +164,12 @@ pub struct ClaimRecord {
     pub salt: Digest,
     /// Where it stands.
     pub phase: Phase,
+    /// The draw.
+    pub choice: Option<Choice>,
     /// Its payment.
     pub payment: Option<Payment>,
 }
-record!(ClaimRecord, b"clrc", 64 << 10);
+record!(ClaimRecord, b"clrc", 128 << 10);
 
 /// A piece of training work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,10 +225,12 @@ pub enum TrainerInput {
         /// Round.
         round: u64,
     },
-    /// The wallet made the invoice.
+    /// The wallet made the invoice of a tranche.
     InvoiceMade {
         /// Claim.
         claim: ClaimId,
+        /// Tranche.
+        tranche: u8,
         /// BOLT 11.
         bolt11: String,
     },
@@ -185,12 +248,12 @@ pub enum TrainerInput {
         /// Payment hash.
         payment_hash: PaymentHash,
     },
-    /// A member sent its share.
-    Share {
+    /// A member sent its shares, by tranche.
+    Shares {
         /// Escrow.
         escrow: EscrowId,
-        /// The share.
-        share: ReleaseShare,
+        /// The shares.
+        shares: Vec<(u8, ReleaseShare)>,
     },
 }
 
@@ -211,6 +274,8 @@ pub enum TrainerEffect {
     MakeInvoice {
         /// Claim.
         claim: ClaimId,
+        /// Tranche.
+        tranche: u8,
         /// Hash dealt by the sponsor.
         payment_hash: PaymentHash,
         /// Amount, msat.
@@ -218,16 +283,18 @@ pub enum TrainerEffect {
         /// Blocks the hold must last.
         hold_blocks: u32,
     },
-    /// Send the invoice to the payer.
+    /// Send the invoice of a tranche to the payer.
     SendInvoice {
         /// Payer.
         to: NodeId,
         /// Escrow.
         escrow: EscrowId,
+        /// Tranche.
+        tranche: u8,
         /// BOLT 11.
         bolt11: String,
     },
-    /// Ask the members of a committee for their shares of the preimage (P4).
+    /// Ask the members of a committee for their shares of what is released (P4).
     AskShares(EscrowId, Vec<NodeId>),
     /// Claim the held HTLC.
     ClaimHtlc {

@@ -100,9 +100,8 @@ fn decoys_show_who_judged() {
     let parent = w.manifest.initial_head.hash;
     let commitment = tx::commitment(alias.id(), w.model(), 1, parent, delta, 9, decoy::salt(seed));
     w.block(&[(Tx::Commit(Commit { model: w.manifest.id(), round: 1, parent, commitment }), &alias)]).unwrap();
-    let (lock, _) = w.lock_of(1);
-    w.block(&[(lock, &sponsor)]).unwrap();
-    w.idle(3);
+    w.to_dealt(&[1]);
+    w.idle(2);
     let reveal = Reveal { claim, delta, stated_gain_unat: 9, salt: decoy::salt(seed) };
     w.block(&[(Tx::Reveal(reveal), &alias)]).unwrap();
     w.seal();

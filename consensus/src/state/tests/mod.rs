@@ -8,8 +8,9 @@ mod sealed;
 use super::*;
 use crate::beacon::{BeaconInput, BeaconProof};
 use crate::epoch::Federation;
+use crate::escrow::{Committee, Seeds, Terms};
 use crate::frost::{
-    EncryptionSecret, EpochSeed, GroupSignature, SignEffect, SignInput, Signer, SignerConfig, deal_preimage,
+    EncryptionKey, EncryptionSecret, EpochSeed, GroupSignature, SignEffect, SignInput, Signer, SignerConfig,
     payload_hash,
 };
 use crate::genesis::{BitcoinNetwork, Validator};
@@ -18,9 +19,13 @@ use crate::keys::NodeKey;
 use crate::manifest::Manifest;
 use crate::outcome::{Attestation, Measured, Outcome, Statement, samples_input};
 use crate::score::{ClaimScores, HeadScores, Measurement, Paired, Refusal, TestReport};
-use crate::tx::{self, Commit, Fund, Lock, Reveal, ScoreCommit, ScoreReveal, Tx};
+use crate::tx::{self, Commit, Fund, Reveal, ScoreCommit, ScoreReveal, Tx};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
+
+/// Nine of ten thousand micro-nats proven earn nine of fifteen units.
+const TERMS: Terms = Terms { rate_msat: 1_000, unit_msat: 1_000_000, tranches: 4 };
+const CHOICE: Digest = Digest([7; 32]);
 
 /// A committee of four, a sponsor and three trainers on one ledger.
 struct World {
@@ -143,7 +148,7 @@ impl World {
     }
 
     fn fund(&self) -> Tx {
-        Tx::Fund(Fund { model: self.model(), per_claim_msat: 5_000_000, budget_msat: 50_000_000 })
+        Tx::Fund(Fund { model: self.model(), terms: TERMS, budget_msat: 50_000_000 })
     }
 
     fn start(&mut self) {
@@ -168,29 +173,51 @@ impl World {
         Tx::Commit(Commit { model: self.model(), round, parent, commitment })
     }
 
-    fn lock_of(&mut self, trainer: usize) -> (Tx, Preimage) {
-        let claim = self.reveal_of(trainer).claim;
-        let keys = self.state.encryption_keys(self.state.group().members()).unwrap();
-        let (preimage, payment_hash, deal) =
-            deal_preimage(&keys, 3, &tx::claim_escrow(claim).0, &mut self.rng).unwrap();
-        (Tx::Lock(Lock { claim, amount_msat: 5_000_000, payment_hash, epoch: 0, deal }), preimage)
+    fn with_committee<T>(&self, trainer: usize, make: impl FnOnce(Committee<'_>) -> T) -> T {
+        let members: Vec<EncryptionKey> = self.state.encryption_keys(self.state.group().members()).unwrap();
+        let escrow = tx::claim_escrow(self.reveal_of(trainer).claim);
+        make(Committee { escrow, members: &members, threshold: 3 })
+    }
+
+    fn offer_of(&mut self, trainer: usize) -> (Tx, Seeds) {
+        let seeds = Seeds::draw(TERMS.tranches, &mut self.rng);
+        let offer = self.with_committee(trainer, |c| seeds.offer(TERMS, 0, c)).unwrap();
+        (Tx::Offer(self.reveal_of(trainer).claim, offer), seeds)
+    }
+
+    fn choose_of(&self, trainer: usize) -> Tx {
+        Tx::Choose(tx::claim_escrow(self.reveal_of(trainer).claim), CHOICE)
+    }
+
+    fn deal_of(&self, trainer: usize, seeds: &Seeds) -> (Tx, Vec<Preimage>) {
+        let (preimages, opening) = self.with_committee(trainer, |c| seeds.open(CHOICE, TERMS.tranches, c)).unwrap();
+        (Tx::Deal(tx::claim_escrow(self.reveal_of(trainer).claim), opening), preimages)
+    }
+
+    /// The sponsor offers, the trainers draw, the sponsor deals. Returns the preimages of each.
+    fn to_dealt(&mut self, trainers: &[usize]) -> Vec<Vec<Preimage>> {
+        let (sponsor, keys) = (NodeKey::from_secret(&[100; 32]), self.trainer_keys());
+        let offers: Vec<_> = trainers.iter().map(|t| self.offer_of(*t)).collect();
+        self.block(&offers.iter().map(|(tx, _)| (tx.clone(), &sponsor)).collect::<Vec<_>>()).unwrap();
+        self.block(&trainers.iter().map(|t| (self.choose_of(*t), &keys[*t])).collect::<Vec<_>>()).unwrap();
+        let deals: Vec<_> = trainers.iter().zip(&offers).map(|(t, (_, seeds))| self.deal_of(*t, seeds)).collect();
+        self.block(&deals.iter().map(|(tx, _)| (tx.clone(), &sponsor)).collect::<Vec<_>>()).unwrap();
+        deals.into_iter().map(|(_, preimages)| preimages).collect()
+    }
+
+    fn trainer_keys(&self) -> Vec<NodeKey> {
+        (0..3u8).map(|i| NodeKey::from_secret(&[110 + i; 32])).collect()
     }
 
     /// Trainers commit, the sponsor deals, they reveal, the committee seals. Returns the preimages.
-    fn to_sealed(&mut self, trainers: &[usize]) -> Vec<Preimage> {
-        let keys: Vec<NodeKey> = (0..3u8).map(|i| NodeKey::from_secret(&[110 + i; 32])).collect();
-        let sponsor = NodeKey::from_secret(&[100; 32]);
+    fn to_sealed(&mut self, trainers: &[usize]) -> Vec<Vec<Preimage>> {
+        let keys = self.trainer_keys();
         for t in trainers {
             let tx = self.commit_of(*t);
             self.block(&[(tx, &keys[*t])]).unwrap();
         }
-        let mut preimages = Vec::new();
-        for t in trainers {
-            let (tx, preimage) = self.lock_of(*t);
-            preimages.push(preimage);
-            self.block(&[(tx, &sponsor)]).unwrap();
-        }
-        self.idle(3);
+        let preimages = self.to_dealt(trainers);
+        self.idle(2);
         for t in trainers {
             let tx = Tx::Reveal(self.reveal_of(*t));
             self.block(&[(tx, &keys[*t])]).unwrap();
