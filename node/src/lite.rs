@@ -22,7 +22,7 @@ use oda_consensus::ids::{BlobRef, ChainId, ClaimId, EscrowId, ModelId, NodeId, P
 use oda_consensus::keys::NodeKey;
 use oda_consensus::tx::SignedTx;
 use oda_consensus::wire::{Request, Response, Role, SignedPeerRecord};
-use oda_lightning::{LnEvent, Wallet};
+use oda_lightning::{LnEvent, PaymentState, Wallet};
 use oda_storage::{Blobs, RecordStore, RocksRecords};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -43,7 +43,7 @@ enum Event {
     Trained { model: ModelId, round: u64, result: Result<(BlobRef, i64), String> },
     InvoiceMade { claim: ClaimId, tranche: u8, result: Result<String, String> },
     Held { hash: PaymentHash, amount_msat: u64, deadline: u32, done: Option<oneshot::Sender<()>> },
-    Received { hash: PaymentHash, done: oneshot::Sender<()> },
+    Received { hash: PaymentHash, done: Option<oneshot::Sender<()>> },
     Chain { height: u32, lightning_msat: u64, channels: usize },
 }
 
@@ -182,7 +182,7 @@ async fn pump(wallet: Arc<Wallet>, events: mpsc::Sender<Event>) {
                     LnEvent::Held { hash, amount_msat, claim_deadline_height } => {
                         Event::Held { hash, amount_msat, deadline: claim_deadline_height, done: Some(done) }
                     }
-                    LnEvent::Received { hash, .. } => Event::Received { hash, done },
+                    LnEvent::Received { hash, .. } => Event::Received { hash, done: Some(done) },
                     _ => {
                         let _ = wallet.event_handled();
                         continue;
@@ -303,7 +303,9 @@ impl Lite {
             }
             Event::Received { hash, done } => {
                 self.drive(TrainerInput::Received { payment_hash: hash })?;
-                let _ = done.send(());
+                if let Some(done) = done {
+                    let _ = done.send(());
+                }
                 Ok(())
             }
             Event::Chain { height, lightning_msat, channels } => {
@@ -419,9 +421,13 @@ impl Lite {
                     self.ask(to, Request::Invoice { escrow, tranche, bolt11 });
                 }
                 TrainerEffect::ClaimHtlc { payment_hash, preimage, .. } => {
-                    let wallet = self.wallet.clone();
+                    let (wallet, events) = (self.wallet.clone(), self.events.clone());
                     tokio::task::spawn_blocking(move || {
-                        if let Err(error) = wallet.claim(payment_hash, preimage) {
+                        // P6: the event may have come before a crash, and LDK tells it once
+                        let over = |w: &Wallet| w.payment_status(payment_hash).map(|s| s.state);
+                        if over(&wallet) == Some(PaymentState::Succeeded) {
+                            let _ = events.blocking_send(Event::Received { hash: payment_hash, done: None });
+                        } else if let Err(error) = wallet.claim(payment_hash, preimage) {
                             tracing::warn!(%error, "claiming the payment failed; trying again");
                         }
                     });

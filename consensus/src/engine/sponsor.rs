@@ -236,7 +236,7 @@ impl Sponsor {
                     }
                     out.push(SponsorEffect::Submit(Tx::Deal(r.escrow, opening)));
                 }
-                Stage::Judged => close(r, e, out),
+                Stage::Judged => close(r, e, e.has_lapsed(state.tip().time_ms), out),
                 Stage::Withdrawn => {
                     r.parts.iter_mut().for_each(|p| p.phase = PayPhase::Closed);
                     r.over = true;
@@ -293,7 +293,10 @@ fn opening_of(r: &PayRecord, e: &EscrowState, committee: Committee<'_>) -> Optio
     let choice = e.choice?;
     let (preimages, opening) = r.seeds.open(choice, r.terms.tranches, committee).ok()?;
     let places = kept(choice, r.escrow, r.terms.tranches).into_iter();
-    let ours = places.zip(&opening.deals).all(|(i, d)| e.candidates.get(i).is_some_and(|c| c.deal == deal_digest(d)));
+    let offered = |(place, preimage): (usize, &Preimage)| {
+        e.candidates.get(place).is_some_and(|c| c.payment_hash == preimage.payment_hash())
+    };
+    let ours = places.zip(&preimages).all(offered);
     let part = |(t, preimage): (usize, Preimage)| PartRecord {
         amount_msat: r.terms.amount_msat(t),
         payment_hash: preimage.payment_hash(),
@@ -306,7 +309,7 @@ fn opening_of(r: &PayRecord, e: &EscrowState, committee: Committee<'_>) -> Optio
 }
 
 /// P4: what Lightning and the ledger say of each payment must come to the same.
-fn close(r: &mut PayRecord, e: &EscrowState, out: &mut Vec<SponsorEffect>) {
+fn close(r: &mut PayRecord, e: &EscrowState, lapsed: bool, out: &mut Vec<SponsorEffect>) {
     let (mut receipts, mut back, mut changed) = (Vec::new(), Vec::new(), false);
     for (i, (p, t)) in r.parts.iter_mut().zip(&e.tranches).enumerate() {
         match (t.status, p.phase) {
@@ -321,6 +324,7 @@ fn close(r: &mut PayRecord, e: &EscrowState, out: &mut Vec<SponsorEffect>) {
             // the payee has its money but its receipt is not booked: book it
             (TrancheStatus::Releasing, PayPhase::Sent) => receipts.push(p.preimage),
             (TrancheStatus::Refunding, PayPhase::Dealt | PayPhase::Failed) => back.push(i),
+            (TrancheStatus::Releasing, PayPhase::Dealt | PayPhase::Failed) if lapsed => back.push(i),
             _ => {}
         }
     }

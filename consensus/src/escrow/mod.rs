@@ -20,7 +20,12 @@ use crate::codec;
 use crate::frost::{Deal, DealError, ReleaseShare, rebuild};
 use crate::ids::{Digest, EscrowId, ModelId, NodeId, PaymentHash, Preimage};
 use crate::record;
+use crate::state::At;
 use serde::Serialize;
+
+/// Time after judgement at which a payment that was earned and not received may be taken as lost: a hold ends
+/// within the 1,008 blocks that LDK lets an HTLC last, about a week, and its outputs on chain well after it.
+pub const LAPSE_MS: u64 = 30 * 24 * 3_600_000;
 
 /// Where an escrow stands as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
@@ -52,7 +57,7 @@ pub enum TrancheStatus {
     Refunding,
     /// The payer has its money again.
     Refunded,
-    /// Earned, but the payee gave it up: the hold ended before it was claimed.
+    /// Earned, but the hold ended before it was claimed: the payee says so, or nobody says anything any more.
     Expired,
     /// Earned, but what was dealt is not the preimage of the hash: proven against the payer (P2).
     Fraud,
@@ -122,6 +127,8 @@ pub struct EscrowState {
     pub tranches: Vec<Tranche>,
     /// Where it stands.
     pub stage: Stage,
+    /// Time of judgement, ms since the Unix epoch; 0 before.
+    pub judged_ms: u64,
     /// Height of the last change.
     pub changed_height: u64,
 }
@@ -186,7 +193,21 @@ impl EscrowState {
             return Err(EscrowError::BadCandidates(wanted));
         }
         let (choice, tranches, stage) = (None, Vec::new(), Stage::Offered);
-        Ok(Self { id, model, payer, payee, terms, epoch, candidates, choice, tranches, stage, changed_height: height })
+        let (judged_ms, changed_height) = (0, height);
+        Ok(Self {
+            id,
+            model,
+            payer,
+            payee,
+            terms,
+            epoch,
+            candidates,
+            choice,
+            tranches,
+            stage,
+            judged_ms,
+            changed_height,
+        })
     }
 
     /// The payee draws (P2).
@@ -245,7 +266,7 @@ impl EscrowState {
     ///
     /// # Errors
     /// If it was judged before.
-    pub fn judge(&mut self, proved: u64, height: u64) -> Result<Moved, EscrowError> {
+    pub fn judge(&mut self, proved: u64, at: At) -> Result<Moved, EscrowError> {
         let moved = match self.stage {
             Stage::Offered | Stage::Chosen => {
                 self.stage = Stage::Withdrawn;
@@ -262,7 +283,7 @@ impl EscrowState {
             }
             Stage::Judged | Stage::Withdrawn => return Err(EscrowError::NotDue),
         };
-        self.changed_height = height;
+        (self.judged_ms, self.changed_height) = (at.time_ms, at.height);
         Ok(moved)
     }
 
@@ -295,18 +316,21 @@ impl EscrowState {
     }
 
     /// The payer has money back (P4). What was not earned, the payer says; what was earned, only the payee may
-    /// give up, or the payer could write off what it still owes.
+    /// give up, or the payer could write off what it still owes. If the payee says nothing for [`LAPSE_MS`], no
+    /// HTLC of it can be left, and the payer's word is enough.
     ///
     /// # Errors
     /// If a tranche is not due to go back by this party's word.
-    pub fn refund(&mut self, who: NodeId, which: TrancheSet, height: u64) -> Result<Moved, EscrowError> {
+    pub fn refund(&mut self, who: NodeId, which: TrancheSet, at: At) -> Result<Moved, EscrowError> {
         if which.is_empty() || which.iter().any(|i| i >= self.tranches.len()) {
             return Err(EscrowError::NotDue);
         }
+        let lapsed = self.has_lapsed(at.time_ms);
         let mut moved = Moved::default();
         for (_, t) in self.tranches.iter_mut().enumerate().filter(|(i, _)| which.contains(*i)) {
             let (allowed, status) = match t.status {
                 TrancheStatus::Refunding => (self.payer, TrancheStatus::Refunded),
+                TrancheStatus::Releasing if lapsed && who == self.payer => (self.payer, TrancheStatus::Expired),
                 TrancheStatus::Releasing => (self.payee, TrancheStatus::Expired),
                 _ => return Err(EscrowError::NotDue),
             };
@@ -316,7 +340,7 @@ impl EscrowState {
             t.status = status;
             moved.refunded_msat = moved.refunded_msat.saturating_add(t.amount_msat);
         }
-        self.changed_height = height;
+        self.changed_height = at.height;
         Ok(moved)
     }
 
@@ -342,6 +366,11 @@ impl EscrowState {
             return Err(EscrowError::NotDue);
         }
         if who == allowed { Ok(()) } else { Err(EscrowError::WrongSigner(allowed)) }
+    }
+
+    /// Whether so much time has passed since judgement that no HTLC can be held any more.
+    pub fn has_lapsed(&self, time_ms: u64) -> bool {
+        self.stage == Stage::Judged && time_ms >= self.judged_ms.saturating_add(LAPSE_MS)
     }
 
     /// Whether nothing more is to come.

@@ -9,6 +9,7 @@ const MODEL: ModelId = ModelId([6; 32]);
 const PAYER: NodeId = NodeId([1; 32]);
 const PAYEE: NodeId = NodeId([2; 32]);
 const OTHER: NodeId = NodeId([3; 32]);
+const AT: At = At { height: 9, time_ms: 1_000 };
 const TERMS: Terms = Terms { rate_msat: 1_000, unit_msat: 1_000_000, tranches: 4 };
 
 fn members() -> (Vec<EncryptionSecret>, Vec<EncryptionKey>) {
@@ -43,7 +44,7 @@ fn what_was_earned_is_paid_and_the_rest_goes_back() {
     e.deal(PAYER, &opening, committee(&keys), 3).unwrap();
     assert_eq!(e.account(), (15_000_000, Moved::default()));
     assert_eq!(e.settle(&preimages[..1], 4), Err(EscrowError::NotDue), "nothing is released before judgement");
-    e.judge(9_999, 4).unwrap(); // 9 of 15 units
+    e.judge(9_999, AT).unwrap(); // 9 of 15 units
     assert_eq!(e.with(|s| *s == TrancheStatus::Releasing).iter().collect::<Vec<_>>(), [0, 3]);
     for (i, wanted) in preimages.iter().enumerate() {
         let t = &e.tranches[i];
@@ -57,9 +58,9 @@ fn what_was_earned_is_paid_and_the_rest_goes_back() {
     assert_eq!(e.settle(&[preimages[0], preimages[3]], 5).unwrap().paid_msat, 1_000_000, "both parties show them");
     assert_eq!(e.settle(&[preimages[0], preimages[3]], 5), Err(EscrowError::NotDue), "settles once");
     let rest: TrancheSet = [1, 2].into_iter().collect();
-    assert_eq!(e.refund(PAYEE, rest, 6), Err(EscrowError::WrongSigner(PAYER)));
+    assert_eq!(e.refund(PAYEE, rest, AT), Err(EscrowError::WrongSigner(PAYER)));
     assert!(!e.is_over());
-    e.refund(PAYER, rest, 6).unwrap();
+    e.refund(PAYER, rest, AT).unwrap();
     assert!(e.is_over());
     assert_eq!(e.account(), (0, Moved { paid_msat: 9_000_000, refunded_msat: 6_000_000 }));
 }
@@ -132,6 +133,26 @@ fn a_false_candidate_is_mostly_found() {
     assert!((410..590).contains(&largest), "{largest}");
 }
 
+#[test] // P4: who lets a payment lapse loses it, but only when no hold can be left
+fn an_abandoned_payment_lapses() {
+    let (_, keys) = members();
+    let seeds = seeds(1);
+    let mut e = offered(&seeds, &keys);
+    let choice = Digest([7; 32]);
+    e.choose(PAYEE, choice, 2).unwrap();
+    let (preimages, opening) = seeds.open(choice, 4, committee(&keys)).unwrap();
+    e.deal(PAYER, &opening, committee(&keys), 3).unwrap();
+    e.judge(u64::MAX, AT).unwrap();
+    e.settle(&preimages[..1], 5).unwrap();
+    let open: TrancheSet = (1..4).collect();
+    let late = |ms| At { height: 99, time_ms: AT.time_ms + ms };
+    assert_eq!(e.refund(PAYER, open, late(LAPSE_MS - 1)), Err(EscrowError::WrongSigner(PAYEE)));
+    assert_eq!(e.refund(OTHER, open, late(LAPSE_MS)), Err(EscrowError::WrongSigner(PAYEE)));
+    e.refund(PAYER, open, late(LAPSE_MS)).unwrap();
+    assert!(e.is_over());
+    assert_eq!(e.settle(&preimages[1..2], 100), Err(EscrowError::NotDue), "what is over stays as it is");
+}
+
 #[test] // P2: a false payment that was not found is proven when it is due, and only then
 fn a_false_deal_is_proven() {
     let (secrets, keys) = members();
@@ -148,7 +169,7 @@ fn a_false_deal_is_proven() {
     e.deal(PAYER, &opening, committee(&keys), 3).unwrap();
     let shares: Vec<_> = (0..3).map(|m| open_share(&false_deal, m, &secrets[m], &ID.0).unwrap()).collect();
     assert_eq!(e.convict(2, &shares, 4), Err(EscrowError::NotDue), "not released: not due");
-    e.judge(u64::MAX, 4).unwrap();
+    e.judge(u64::MAX, AT).unwrap();
     assert_eq!(e.convict(2, &shares[..2], 5), Err(EscrowError::ProvesNothing), "t shares, no fewer");
     assert_eq!(e.convict(1, &shares, 5), Err(EscrowError::ProvesNothing), "shares of another tranche");
     assert_eq!(e.convict(9, &shares, 5), Err(EscrowError::NotDue));
@@ -201,7 +222,7 @@ proptest! {
                     result.map(|()| Moved::default())
                 }
                 Said::Judge(proved) => {
-                    let result = e.judge(proved, 9);
+                    let result = e.judge(proved, AT);
                     if result.is_ok() { earned = TERMS.sum_msat(TERMS.earned(proved)); }
                     result
                 }
@@ -209,7 +230,7 @@ proptest! {
                     let shown: Vec<_> = which.iter().filter_map(|i| preimages.get(*i).copied()).collect();
                     e.settle(&shown, 9)
                 }
-                Said::Refund(who, bits) => e.refund(who, (0..8).filter(|i| bits >> i & 1 == 1).collect(), 9),
+                Said::Refund(who, bits) => e.refund(who, (0..8).filter(|i| bits >> i & 1 == 1).collect(), AT),
                 Said::Convict(t) => {
                     let deal = e.tranches.get(usize::from(t)).map(|t| t.deal.clone());
                     let shares = deal.map(|d| (0..3).map(|m| open_share(&d, m, &secrets[m], &ID.0).unwrap()).collect());

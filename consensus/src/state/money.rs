@@ -71,7 +71,7 @@ impl State {
     ) -> Result<Entry, TxError> {
         let mut escrow = self.escrow_or(id)?;
         let unopened = escrow.stage == crate::escrow::Stage::Chosen;
-        let moved = escrow.judge(proved, at.height)?;
+        let moved = escrow.judge(proved, at)?;
         if let Some(s) = model.sponsors.iter_mut().find(|s| s.sponsor == escrow.payer) {
             s.book(moved);
             s.unopened = s.unopened.saturating_add(unopened.into());
@@ -104,7 +104,7 @@ impl State {
 
     // P4
     pub(super) fn refund(&self, who: NodeId, id: EscrowId, which: TrancheSet, at: At) -> Result<Vec<Entry>, TxError> {
-        self.moving(id, |escrow| escrow.refund(who, which, at.height))
+        self.moving(id, |escrow| escrow.refund(who, which, at))
     }
 
     // P2

@@ -13,7 +13,7 @@ use oda_consensus::ids::*;
 use oda_consensus::keys::NodeKey;
 use oda_consensus::manifest::*;
 use oda_consensus::outcome::{Attestation, Outcome, Statement, samples_input};
-use oda_consensus::score::Measurement;
+use oda_consensus::score::{ClaimScores, HeadScores, Measurement, Paired, TestReport};
 use oda_consensus::sealed::{self, GuardKey};
 use oda_consensus::state::{DkgPhase, Entry, State, TxError};
 use oda_consensus::tx::{
@@ -206,9 +206,82 @@ impl World {
             .map(|unseal| self.sign(Tx::Unseal(unseal), &sponsor()))
     }
 
+    /// An empty block, so much later.
+    pub fn wait_ms(&mut self, ms: u64) {
+        let (block, _) = self.state.build(&[], self.state.tip().time_ms + ms);
+        self.entries.extend(self.state.apply(&block).expect("a built block applies"));
+        self.blocks.push(block);
+    }
+
+    /// Seals the first round and judges it: each claim accepted, or refused as noise.
+    pub fn judge(&mut self, claims: &[(ClaimId, NodeId, bool)]) {
+        let paired = |n: u32, mean: i64| {
+            let before = vec![3_000_000; n as usize];
+            let after: Vec<i64> = (0..n).map(|i| 3_000_000 - mean - if i % 2 == 0 { 2_000 } else { -2_000 }).collect();
+            Paired::of(&before, &after).unwrap()
+        };
+        let scored = |gain: i64| ClaimScores {
+            shard: paired(64, gain),
+            gate: paired(128, 0),
+            probe: (gain > 0).then(|| paired(128, 100)),
+            norm_micro: 1_000_000,
+        };
+        let revealed = |c: &ClaimId| self.state.claim(*c).is_some_and(|c| c.reveal.is_some());
+        let measured = claims.iter().map(|(claim, trainer, good)| {
+            let scores = Measurement::Scored(scored(if *good { 60_000 } else { 0 }));
+            (*claim, *trainer, if revealed(claim) { scores } else { Measurement::NotRevealed })
+        });
+        let test = |correct| TestReport { n: 64, loss_sum_unat: 64_000_000, correct };
+        let head = claims.iter().any(|(.., good)| *good).then(|| HeadScores {
+            candidate: BlobRef { hash: BlobHash([0xaa; 32]), len: 400 },
+            // 2,000 micro-nats at the rate of the funding: two of three units
+            confirm: paired(128, 2_500),
+            guards: Vec::new(),
+            parent_test: test(10),
+            candidate_test: test(20),
+        });
+        let measured = measured.collect();
+        self.verdict(measured, head);
+    }
+
+    /// Seal, scores of all members, outcome.
+    fn verdict(&mut self, claims: Vec<(ClaimId, NodeId, Measurement)>, head: Option<HeadScores>) -> Vec<SignedTx> {
+        let key = validator(0);
+        let mut all = Vec::new();
+        let mut put = |world: &mut Self, tx: SignedTx| {
+            let refused = world.block(std::slice::from_ref(&tx));
+            assert!(refused.is_empty(), "{}: {refused:?}, {:?}", tx.kind(), world.state.claims().collect::<Vec<_>>());
+            all.push(tx);
+        };
+        let seal = self.state.seal_of(self.model()).unwrap();
+        let proof = self.beacon(&samples_input(self.state.chain(), seal.model, seal.round));
+        let tx = self.sign(Tx::Seal(seal, proof), &key);
+        put(self, tx);
+        let (model, parent) = (self.model(), manifest("corpus").initial_head);
+        let sealed = self.state.model(model).unwrap().round.as_ref().unwrap().sealed.unwrap();
+        let measured = oda_consensus::outcome::Measured { claims, twins: Vec::new(), head };
+        let outcome = Outcome::derive(&manifest("corpus"), (model, 1, parent, sealed), measured);
+        for open in [false, true] {
+            for i in 0..4 {
+                let (key, salt, attempt) = (self.member(i), Digest([5; 32]), 0);
+                let commitment = tx::score_commitment(key.id(), &outcome, salt);
+                let tx = if open {
+                    Tx::ScoreReveal(Box::new(ScoreReveal { attempt, outcome: outcome.clone(), salt }))
+                } else {
+                    Tx::Score(ScoreCommit { model, round: 1, attempt, commitment })
+                };
+                let tx = self.sign(tx, &key);
+                put(self, tx);
+            }
+        }
+        let signature = self.attest(Statement::Outcome(outcome.clone()));
+        let tx = self.sign(Tx::Outcome(outcome, signature), &key);
+        put(self, tx);
+        all
+    }
+
     /// A round with two claims from commit to verdict (one revealed and refused, one never revealed).
     pub fn whole_round(&mut self) -> Vec<SignedTx> {
-        let key = validator(0);
         let mut all = Vec::new();
         let mut put = |world: &mut Self, txs: Vec<SignedTx>| {
             let refused = world.block(&txs);
@@ -229,33 +302,15 @@ impl World {
         let txs = vec![self.reveal(0)];
         put(self, txs);
         (0..8).for_each(|_| put(self, Vec::new()));
-        let seal = self.state.seal_of(self.model()).unwrap();
-        let proof = self.beacon(&samples_input(self.state.chain(), seal.model, seal.round));
-        let txs = vec![self.sign(Tx::Seal(seal, proof), &key)];
-        put(self, txs);
-        let (model, parent) = (self.model(), manifest("corpus").initial_head);
-        let sealed = self.state.model(model).unwrap().round.as_ref().unwrap().sealed.unwrap();
         let refused = Measurement::Refused(oda_consensus::score::Refusal::NotServed);
         let claim = |i| (self.opening(i).claim, trainer(i).id());
         let claims = vec![(claim(0).0, claim(0).1, refused), (claim(1).0, claim(1).1, Measurement::NotRevealed)];
-        let measured = oda_consensus::outcome::Measured { claims, twins: Vec::new(), head: None };
-        let outcome = Outcome::derive(&manifest("corpus"), (model, 1, parent, sealed), measured);
-        for open in [false, true] {
-            for i in 0..4 {
-                let (key, salt, attempt) = (self.member(i), Digest([5; 32]), 0);
-                let commitment = tx::score_commitment(key.id(), &outcome, salt);
-                let tx = if open {
-                    Tx::ScoreReveal(Box::new(ScoreReveal { attempt, outcome: outcome.clone(), salt }))
-                } else {
-                    Tx::Score(ScoreCommit { model, round: 1, attempt, commitment })
-                };
-                let txs = vec![self.sign(tx, &key)];
-                put(self, txs);
-            }
-        }
-        let signature = self.attest(Statement::Outcome(outcome.clone()));
-        let txs = vec![self.sign(Tx::Outcome(outcome, signature), &key)];
-        put(self, txs);
+        all.extend(self.verdict(claims, None));
+        let mut put = |world: &mut Self, txs: Vec<SignedTx>| {
+            let refused = world.block(&txs);
+            assert!(refused.is_empty(), "{refused:?}");
+            all.extend(txs);
+        };
         let txs = vec![self.refund(0)];
         put(self, txs);
         let txs = vec![self.sign(Tx::AddModel(sealed_manifest()), &sponsor())];

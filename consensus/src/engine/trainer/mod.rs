@@ -462,19 +462,17 @@ impl Trainer {
             if near && r.phase == Phase::Held {
                 return self.enter(claim, Phase::Failing, "no verdict before the hold's deadline", out);
             }
+            let gone = self.chain_height >= deadline.saturating_add(self.config.safety_blocks);
             if self.chain_height >= deadline {
                 match r.phase {
                     Phase::Failing if r.payment.as_ref().is_none_or(|p| words(p).is_empty()) => {
                         return self.enter(claim, Phase::Void, "the hold is over", out);
                     }
-                    // Lightning says received at once if it still can: the hold is lost
-                    Phase::Claiming => {
+                    // Lightning says received as soon as it has the preimage: by now the hold is lost
+                    Phase::Claiming if gone => {
                         let payment = self.claims.get_mut(&claim).and_then(|r| r.payment.as_mut());
                         let parts = payment.into_iter().flat_map(|p| p.parts.iter_mut());
-                        parts
-                            .filter(|p| matches!(p.end, PartEnd::Earned(_)))
-                            .filter(|p| p.claim_deadline_height.is_some_and(|d| d <= self.chain_height))
-                            .for_each(|p| p.end = PartEnd::Expired);
+                        parts.filter(|p| matches!(p.end, PartEnd::Earned(_))).for_each(|p| p.end = PartEnd::Expired);
                         return self.claimed(claim, out);
                     }
                     _ => {}
