@@ -70,9 +70,12 @@ impl Bitcoind {
         }
         let io = |source| ChainError::Io { path: data_dir.clone(), source };
         std::fs::create_dir_all(&data_dir).map_err(io)?;
-        // in a file only its owner can read: command lines are public
+        // in a file only its owner can read: command lines are public. Knots relays less than Bitcoin Core
+        // unless told `corepolicy`; Core says that it does not know the word, and goes on. The fees differ
+        // from release to release.
         let settings = format!(
-            "regtest=1\nserver=1\nlisten=0\ntxindex=1\nfallbackfee=0.0001\nprinttoconsole=0\nrpcuser={user}\n\
+            "regtest=1\nserver=1\nlisten=0\ntxindex=1\nfallbackfee=0.0001\nprinttoconsole=0\ncorepolicy=1\n\
+             minrelaytxfee=0.00001\nincrementalrelayfee=0.00001\nblockmintxfee=0.00001\nrpcuser={user}\n\
              rpcpassword={password}\n[regtest]\nrpcbind={}\nrpcallowip={}\nrpcport={}\n",
             listen.ip(),
             listen.ip(),

@@ -89,6 +89,58 @@ impl RegtestDriver {
         self.mine(1)
     }
 
+    /// Mines blocks that hold no transaction, whatever waits. Blocks.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn mine_empty(&self, blocks: u32) -> Result<(), ChainError> {
+        let rpc = self.rpc();
+        let address = rpc.call_string("getnewaddress", json!([]))?;
+        for _ in 0..blocks {
+            rpc.call("generateblock", json!([address, []]))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the last `depth` blocks off the chain and mines others in their place; what the dropped ones held
+    /// waits again and enters the first new block. Wallets follow once the new branch is the longer one:
+    /// `new_blocks` more than `depth`. Blocks.
+    ///
+    /// # Errors
+    /// If the chain is not that long, or does not answer.
+    pub fn reorg(&self, depth: u32, new_blocks: u32) -> Result<(), ChainError> {
+        self.drop_blocks(depth)?;
+        self.mine(new_blocks)
+    }
+
+    /// As [`RegtestDriver::reorg`], but the new blocks are empty: what the dropped ones held stays waiting.
+    ///
+    /// # Errors
+    /// As [`RegtestDriver::reorg`].
+    pub fn reorg_empty(&self, depth: u32, new_blocks: u32) -> Result<(), ChainError> {
+        self.drop_blocks(depth)?;
+        self.mine_empty(new_blocks)
+    }
+
+    fn drop_blocks(&self, depth: u32) -> Result<(), ChainError> {
+        if depth == 0 {
+            return Ok(());
+        }
+        let (rpc, height) = (self.rpc(), self.height()?);
+        let first = height.checked_sub(u64::from(depth) - 1).filter(|first| *first > 0);
+        let first = first.ok_or_else(|| ChainError::Refused(format!("the chain has only {height} blocks to drop")))?;
+        let hash = rpc.call_string("getblockhash", json!([first]))?;
+        Ok(rpc.call("invalidateblock", json!([hash])).map(drop)?)
+    }
+
+    /// Sets the chain's clock, seconds since the Unix epoch; none gives it the real time again.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn set_time(&self, time_s: Option<u64>) -> Result<(), ChainError> {
+        Ok(self.rpc().call("setmocktime", json!([time_s.unwrap_or(0)])).map(drop)?)
+    }
+
     /// Stops it.
     ///
     /// # Errors

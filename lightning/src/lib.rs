@@ -11,6 +11,7 @@
 //! * `bitcoind` (feature `chain`): a real bitcoind as a child process.
 //! * `driver` (feature `chain`): mining and funding on either of the two.
 //! * `rpc`: the JSON-RPC client all of them share.
+//! * `l402` (feature `l402`): requests paid over Lightning, both sides; needs none of the others.
 //!
 //! With no feature the crate is empty: whoever simulates money needs none of it.
 
@@ -20,6 +21,8 @@ pub mod bitcoind;
 pub mod chain;
 #[cfg(feature = "chain")]
 pub mod driver;
+#[cfg(feature = "l402")]
+pub mod l402;
 #[cfg(any(feature = "ldk", feature = "chain"))]
 pub mod rpc;
 #[cfg(feature = "ldk")]
@@ -31,5 +34,7 @@ pub use driver::RegtestDriver;
 pub use rpc::RpcEndpoint;
 #[cfg(feature = "ldk")]
 pub use wallet::{
-    ChannelInfo, Direction, HeldPayment, LightningError, LnEvent, PaymentState, PaymentStatus, Wallet, WalletConfig,
+    ChainSource, ChainStatus, ChannelEntry, ChannelInfo, Direction, HeldPayment, InvoiceInfo, LightningError,
+    LiquidityProvider, LiquidityService, LnEvent, PaymentRecord, PaymentState, PaymentStatus, PeerEntry, StaticBackup,
+    Wallet, WalletConfig,
 };

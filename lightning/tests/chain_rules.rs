@@ -38,7 +38,7 @@ fn mine(chain: &mut Chain, to: &ScriptBuf) {
 }
 
 fn mined(blocks: u32) -> Chain {
-    let mut chain = Chain::new();
+    let mut chain = Chain::default();
     (0..blocks).for_each(|_| mine(&mut chain, &anyone()));
     chain
 }
@@ -102,19 +102,6 @@ fn a_spend_must_keep_every_rule() {
     mine(&mut chain, &anyone());
     assert_eq!(accept(&mut chain, &due), Err(TxRejection::AlreadyConfirmed));
     assert!(matches!(accept(&mut chain, &good), Err(TxRejection::MissingInput(_))), "a double spend");
-}
-
-#[test] // what this chain cannot check it must not take
-fn taproot_spends_are_refused() {
-    let mut chain = mined(101);
-    let (coin, sat) = coinbase(&chain, 1);
-    let taproot = ScriptBuf::from_hex(&format!("5120{}", "11".repeat(32))).unwrap();
-    let pay = spend(&anyone(), &[coin], &[(taproot, sat - 1000)]);
-    let txid = accept(&mut chain, &pay).unwrap();
-    let steal = spend(&anyone(), &[OutPoint::new(txid, 0)], &[(p2wsh(&anyone()), 1000)]);
-    assert_eq!(accept(&mut chain, &steal), Err(TxRejection::Taproot));
-    mine(&mut chain, &anyone());
-    assert_eq!(accept(&mut chain, &steal), Err(TxRejection::Taproot));
 }
 
 #[test] // BIP 125
@@ -385,6 +372,14 @@ fn callers_get_bitcoinds_errors() {
         ("sendtoaddress", json!([rpc.call_string("getnewaddress", json!([])).unwrap(), 1]), -6),
         ("sendmany", json!(["", {}]), -8),
         ("sendmany", json!(["", {"x": 1}]), -5),
+        ("invalidateblock", json!([none]), -5),
+        ("reconsiderblock", json!([none]), -5),
+        ("invalidateblock", json!([rpc.call_string("getblockhash", json!([0])).unwrap()]), -1),
+        ("submitblock", json!(["zz"]), -22),
+        ("testmempoolaccept", json!([[]]), -8),
+        ("testmempoolaccept", json!([["00"]]), -22),
+        ("generateblock", json!(["faucet", []]), -5),
+        ("estimatesmartfee", json!([0]), -8),
         ("dumpprivkey", json!([]), -32601),
         ("getblockcount", json!({"a": 1}), -32600),
     ] {
@@ -419,6 +414,7 @@ fn the_server_outlives_bad_connections() {
         ("GET / HTTP/1.1\r\n\r\n".into(), "405"),
         ("POST / HTTP/1.1\r\nContent-Length: 9999999999\r\n\r\n".into(), "413"),
         ("POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}".into(), "401"),
+        ("POST / HTTP/1.1\r\nContent-Length: 8000000\r\n\r\n".into(), "401"), // refused unread
         (body("{"), "500"),
         (body("[]"), "400"),
         (body("[{\"method\":\"stop\"}]"), "400"),
@@ -436,7 +432,10 @@ fn the_server_outlives_bad_connections() {
         assert_eq!(status, expected, "{:?}", &sent[..sent.len().min(60)]);
     }
     // many silent connections do not keep the next caller out for good
-    let silent: Vec<_> = (0..200).filter_map(|_| TcpStream::connect(addr).ok()).collect();
+    let mut silent: Vec<_> = (0..200).filter_map(|_| TcpStream::connect(addr).ok()).collect();
+    let mut answer = String::new();
+    let _ = silent.last_mut().unwrap().read_to_string(&mut answer);
+    assert!(answer.starts_with("HTTP/1.1 503"), "one too many is told so: {answer:?}");
     drop(silent);
     common::until("the chain answers again", || chain.height().is_ok());
     chain.stop().unwrap();
@@ -451,6 +450,7 @@ fn it_serves_this_machine_only_and_one_process_per_directory() {
         listen: listen.parse().unwrap(),
         rpc_user: "u".into(),
         rpc_password: "p".into(),
+        policy: oda_lightning::chain::ChainPolicy::default(),
     };
     assert!(matches!(ChainServer::start(config("0.0.0.0:0")), Err(ChainError::NotLoopback(_))));
     let chain = ChainServer::start(config("127.0.0.1:0")).unwrap();

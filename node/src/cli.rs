@@ -29,6 +29,9 @@ pub struct Cli {
         default_value = "warn,oda_node=info,oda_storage=info,oda_lightning=info,iroh=error,noq=error,noq_udp=error"
     )]
     pub log: String,
+    /// Confirm that the wallet may hold real bitcoin; needed on network "bitcoin", unless oda.toml says so.
+    #[arg(long, global = true, env = "ODA_I_KNOW_THIS_IS_REAL_MONEY")]
+    pub i_know_this_is_real_money: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -66,8 +69,8 @@ enum Command {
         #[command(flatten)]
         rpc: RpcArgs,
     },
-    /// The Lightning wallet of a running sponsor.
-    Wallet(RpcArgs),
+    /// The bitcoin and Lightning wallet of a data directory, whether its node runs or not.
+    Wallet(crate::wallet_cli::WalletArgs),
     /// Status of a running full node.
     Status(RpcArgs),
     /// Peers of a running full node.
@@ -176,6 +179,14 @@ enum LedgerCommand {
         #[command(flatten)]
         rpc: RpcArgs,
     },
+    /// Compare accounts, receipts and earned pay on the ledger with each other, and with a wallet's own records.
+    Audit {
+        /// Data directory whose wallet is asked, of a sponsor or a trainer.
+        #[arg(long, env = "ODA_DATADIR")]
+        datadir: Option<PathBuf>,
+        #[command(flatten)]
+        rpc: RpcArgs,
+    },
 }
 
 /// Runs the command line. The exit code: 0 done, 1 failed or differs, 2 bad usage.
@@ -183,11 +194,14 @@ enum LedgerCommand {
 /// # Errors
 /// What went wrong, for one line on standard error.
 pub async fn run(cli: Cli) -> Result<()> {
-    let json = cli.json;
+    let (json, real_money) = (cli.json, cli.i_know_this_is_real_money);
     match cli.command {
-        Command::Node(args) => full_node(Config::load(&args.datadir)?, args.datadir, args.validator).await,
+        Command::Node(args) => {
+            let config = Config::load(&args.datadir)?.confirm_real_money(real_money);
+            full_node(config, args.datadir, args.validator).await
+        }
         Command::Sponsor(args) => {
-            let config = Config::load(&args.datadir)?;
+            let config = Config::load(&args.datadir)?.confirm_real_money(real_money);
             anyhow::ensure!(
                 config.sponsor.is_some(),
                 "oda.toml has no [sponsor] section: name the model and the money there"
@@ -195,7 +209,7 @@ pub async fn run(cli: Cli) -> Result<()> {
             full_node(config, args.datadir, false).await
         }
         Command::Lite(args) => {
-            let config = Config::load(&args.datadir)?;
+            let config = Config::load(&args.datadir)?.confirm_real_money(real_money);
             let reporter = Arc::new(Reporter::new(if json { Style::Json } else { Style::People }));
             lite::run(config, &args.datadir, reporter, stop_signal()?).await
         }
@@ -226,6 +240,13 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Ledger(LedgerCommand::Tail { blocks, empty, rpc }) => query::tail(&rpc.rpc, blocks, empty, json).await,
         Command::Ledger(LedgerCommand::Get { height, rpc }) => query::block(&rpc.rpc, height, json).await,
         Command::Ledger(LedgerCommand::Credit { model, rpc }) => query::credit(&rpc.rpc, model, json).await,
+        Command::Ledger(LedgerCommand::Audit { datadir, rpc }) => {
+            let books = match datadir {
+                Some(dir) => Some(crate::wallet_cli::books(&dir, real_money).await?),
+                None => None,
+            };
+            query::audit(&rpc.rpc, books.as_ref(), json).await
+        }
         Command::Ledger(LedgerCommand::Verify { datadir: None, rpc }) => query::verify_ledger(&rpc.rpc, json).await,
         Command::Ledger(LedgerCommand::Verify { datadir: Some(dir), .. }) => {
             let genesis = Config::load(&dir)?.genesis(&dir)?;
@@ -246,7 +267,7 @@ pub async fn run(cli: Cli) -> Result<()> {
             let tx = SignedTx::new(Tx::Leave, &Identity::load(&datadir)?.key, chain);
             query::submit(&rpc.rpc, &tx, json).await
         }
-        Command::Wallet(r) => query::wallet(&r.rpc, json).await,
+        Command::Wallet(args) => crate::wallet_cli::run(args, real_money, json).await,
         Command::Status(r) => query::status(&r.rpc, json).await,
         Command::Peers(r) => query::peers(&r.rpc, json).await,
         Command::Config(args) => {

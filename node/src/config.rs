@@ -95,21 +95,105 @@ impl Default for Rpc {
     }
 }
 
-/// ldk-node.
+/// The wallet.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lightning {
     /// TCP address for Lightning peers.
     pub listen: SocketAddr,
-    /// bitcoind's JSON-RPC address.
-    pub bitcoind: SocketAddr,
+    /// Short for a `chain` of kind "bitcoind": its JSON-RPC address.
+    #[serde(default)]
+    pub bitcoind: Option<SocketAddr>,
     /// Its user.
+    #[serde(default)]
     pub rpc_user: String,
     /// Its password.
+    #[serde(default)]
     pub rpc_password: String,
     /// Lightning nodes (secp256k1 public keys, hex) whose channels are taken without reserve and confirmations.
     #[serde(default)]
     pub trusted: Vec<String>,
+    /// Confirms that the wallet may hold real bitcoin; needed on network "bitcoin".
+    #[serde(default)]
+    pub i_know_this_is_real_money: bool,
+    /// Who tells the wallet what is on the Bitcoin chain. Without: a public Esplora server, except on regtest.
+    #[serde(default)]
+    pub chain: Option<Chain>,
+    /// Who opens a channel to this wallet when it is first paid (LSPS2).
+    #[serde(default)]
+    pub liquidity: Option<Liquidity>,
+    /// On which terms this wallet opens channels to others when they are first paid (LSPS2).
+    #[serde(default)]
+    pub serve_liquidity: Option<ServeLiquidity>,
+}
+
+/// A source of the Bitcoin chain.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Chain {
+    /// bitcoind's JSON-RPC.
+    Bitcoind {
+        /// Its address; the network's usual port on this machine if absent.
+        #[serde(default)]
+        address: Option<SocketAddr>,
+        /// Its user.
+        #[serde(default)]
+        user: Option<String>,
+        /// Its password.
+        #[serde(default)]
+        password: Option<String>,
+        /// Instead of both: its cookie file. bitcoind writes a new one at each start, and this node reads it at its
+        /// own, so a password is better for a node that outlives bitcoind's restarts.
+        #[serde(default)]
+        cookie: Option<PathBuf>,
+    },
+    /// A block explorer that speaks Esplora's HTTP.
+    Esplora {
+        /// Its address.
+        url: String,
+    },
+    /// An Electrum server.
+    Electrum {
+        /// Its address, `tcp://host:port` or `ssl://host:port`.
+        url: String,
+    },
+}
+
+/// A liquidity provider.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Liquidity {
+    /// Its Lightning node id. Trusted until the channel it opens confirms.
+    pub node_id: String,
+    /// Its address, host:port.
+    pub address: String,
+    /// What it asks for, if it does not serve everybody.
+    #[serde(default)]
+    pub token: Option<String>,
+}
+
+/// A liquidity provider's terms; what is absent is [`oda_lightning::LiquidityService`]'s default.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServeLiquidity {
+    /// Serve only those who know it.
+    #[serde(default)]
+    pub token: Option<String>,
+    /// Fee for opening a channel, millionths of the first payment.
+    #[serde(default)]
+    pub fee_ppm: Option<u32>,
+    /// Lowest fee for opening a channel, msat.
+    #[serde(default)]
+    pub min_fee_msat: Option<u64>,
+    /// How much larger than the first payment the channel is, millionths of it.
+    #[serde(default)]
+    pub over_provisioning_ppm: Option<u32>,
+    /// Smallest first payment, msat.
+    #[serde(default)]
+    pub min_payment_msat: Option<u64>,
+    /// Largest first payment, msat.
+    #[serde(default)]
+    pub max_payment_msat: Option<u64>,
 }
 
 /// A sponsor's model and money.
@@ -222,10 +306,22 @@ impl Config {
         if self.trainer.cheat && self.network != BitcoinNetwork::Regtest {
             bail!("[trainer] cheat is for regtest networks only: remove it or set network = \"regtest\"");
         }
+        if self.lightning.as_ref().is_some_and(|l| l.bitcoind.is_some() && l.chain.is_some()) {
+            bail!("[lightning] names the chain twice: keep either bitcoind or [lightning.chain]");
+        }
         if self.validator.misbehave && self.network != BitcoinNetwork::Regtest {
             bail!("[validator] misbehave is for regtest networks only: remove it or set network = \"regtest\"");
         }
         Ok(())
+    }
+
+    /// The same, with real money confirmed if the command line confirms it.
+    #[must_use]
+    pub fn confirm_real_money(mut self, confirmed: bool) -> Self {
+        if let Some(lightning) = self.lightning.as_mut().filter(|_| confirmed) {
+            lightning.i_know_this_is_real_money = true;
+        }
+        self
     }
 
     /// Reads the genesis file and checks that this configuration belongs to it.

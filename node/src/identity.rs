@@ -60,6 +60,35 @@ impl Identity {
         Self::from_mnemonic(&words).with_context(|| path.display().to_string())
     }
 
+    /// The words of a data directory, to be shown to its owner.
+    ///
+    /// # Errors
+    /// If they are missing or damaged.
+    pub fn words(datadir: &Path) -> Result<Zeroizing<String>> {
+        let path = keys_dir(datadir).join("mnemonic");
+        let words = Zeroizing::new(std::fs::read_to_string(&path).with_context(|| path.display().to_string())?);
+        Self::from_mnemonic(&words).with_context(|| path.display().to_string())?;
+        Ok(Zeroizing::new(words.trim().to_string()))
+    }
+
+    /// Puts written-down words into a data directory that has none; the same words once more are fine.
+    ///
+    /// # Errors
+    /// If they are no mnemonic, or the directory belongs to another.
+    pub fn restore(datadir: &Path, words: &str) -> Result<Self> {
+        let words = Zeroizing::new(words.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase());
+        let identity = Self::from_mnemonic(&words)?;
+        let path = keys_dir(datadir).join("mnemonic");
+        if path.exists() {
+            if Self::load(datadir)?.key.id() != identity.key.id() {
+                bail!("{} holds another wallet: refusing to replace it", path.display());
+            }
+            return Ok(identity);
+        }
+        write_secret(&path, words.as_bytes())?;
+        Ok(identity)
+    }
+
     /// Creates a new mnemonic in an empty data directory and returns it, to be shown once.
     ///
     /// # Errors
@@ -113,5 +142,15 @@ mod tests {
         assert_eq!(a.key.id(), b.key.id());
         assert_eq!(*a.lightning_seed, *b.lightning_seed);
         assert_ne!(a.lightning_seed[..32], a.key.secret()[..]);
+        // typed from paper: extra spaces, capitals
+        let (elsewhere, typed) =
+            (tempfile::tempdir().unwrap(), format!("  {}\n", words.to_uppercase().replace(' ', "  ")));
+        assert_eq!(Identity::restore(elsewhere.path(), &typed).unwrap().key.id(), a.key.id());
+        assert_eq!(Identity::load(elsewhere.path()).unwrap().key.id(), a.key.id());
+        assert_eq!(*Identity::words(elsewhere.path()).unwrap(), *words);
+        assert!(Identity::restore(elsewhere.path(), &words).is_ok(), "once more is fine");
+        let other = Identity::create(tempfile::tempdir().unwrap().path()).unwrap();
+        assert!(Identity::restore(elsewhere.path(), &other).is_err(), "never replaces a wallet");
+        assert!(Identity::restore(dir.path(), "abandon abandon").is_err());
     }
 }

@@ -3,6 +3,7 @@
 //! Engines decide, this crate does: it owns sockets, clock, disk and wallet, feeds what happens to the
 //! engines and carries out their effects in order.
 
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -23,3 +24,7 @@ pub mod sponsor;
 pub mod verify;
 pub mod verify_chain;
 pub mod wallet;
+pub mod wallet_cli;
+pub mod wallet_socket;
+#[cfg(test)]
+mod wallet_tests;

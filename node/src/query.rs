@@ -25,6 +25,31 @@ fn asked<T>(url: &str, result: Result<T, jsonrpsee::core::client::Error>) -> Res
     })
 }
 
+/// `oda ledger audit`.
+///
+/// # Errors
+/// If the node does not answer, or something differs.
+pub async fn audit(url: &str, books: Option<&crate::audit::Books>, json: bool) -> Result<()> {
+    let client = client(url)?;
+    let models = asked(url, client.models().await)?;
+    let mut claims = Vec::new();
+    for model in &models {
+        let rounds = model.state["round"]["number"].as_u64().unwrap_or(0);
+        for round in 1..=rounds {
+            let of_round = asked(url, client.claims(model.id, round).await)?;
+            claims.extend(of_round.into_iter().map(|claim| (model.id, claim)));
+        }
+    }
+    let audit = crate::audit::audit(&models, &claims, books)?;
+    if json {
+        print_json(&audit)?;
+    } else {
+        audit.print();
+    }
+    anyhow::ensure!(audit.differences.is_empty(), "{} differences: see above", audit.differences.len());
+    Ok(())
+}
+
 /// Prints a value as JSON.
 ///
 /// # Errors
@@ -45,7 +70,7 @@ fn time(ms: u64) -> String {
     format!("{:02}:{:02}:{:02}", s / 3600 % 24, s / 60 % 60, s % 60)
 }
 
-fn table(header: &[&str], rows: &[Vec<String>]) {
+pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
     let width = |i: usize| {
         rows.iter()
             .filter_map(|r| r.get(i))

@@ -49,6 +49,45 @@ pub fn create(
     Ok(seed)
 }
 
+/// Most seeds a node keeps at a time: its own epoch, the coming one, and what is not yet forgotten.
+const MAX_SEEDS: usize = 64;
+
+/// All seeds as they lie on disk, sealed to the node's own key: what a mnemonic does not restore.
+///
+/// # Errors
+/// If the directory cannot be read.
+pub fn export(datadir: &Path) -> Result<Vec<(u64, String)>> {
+    let dir = keys_dir(datadir);
+    let mut seeds = Vec::new();
+    for entry in std::fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
+        let path = entry?.path();
+        let epoch = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("epoch-")?.parse().ok());
+        if let (Some(epoch), true) = (epoch, seeds.len() < MAX_SEEDS) {
+            let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            seeds.push((epoch, text.trim().to_string()));
+        }
+    }
+    seeds.sort();
+    Ok(seeds)
+}
+
+/// Puts exported seeds back; one that is there already is kept.
+///
+/// # Errors
+/// If one is not this node's, or cannot be written.
+pub fn import(datadir: &Path, seeds: &[(u64, String)], secret: &EncryptionSecret) -> Result<()> {
+    anyhow::ensure!(seeds.len() <= MAX_SEEDS, "{} committee keys: at most {MAX_SEEDS}", seeds.len());
+    for (epoch, sealed) in seeds {
+        let bytes = hex::decode(sealed).with_context(|| format!("the committee key of epoch {epoch} is damaged"))?;
+        EpochSeed::open(&bytes, *epoch, secret)
+            .with_context(|| format!("the committee key of epoch {epoch} is damaged or another node's"))?;
+        if !path(datadir, *epoch).exists() {
+            write_secret(&path(datadir, *epoch), sealed.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
 /// Deletes the seed of an epoch that is of no more use: who takes the machine later cannot sign for it.
 ///
 /// # Errors
@@ -85,5 +124,20 @@ mod tests {
         assert!(load(dir.path(), 4, &mine).is_err(), "a file of another epoch");
         forget(dir.path(), 4).unwrap();
         assert!(load(dir.path(), 4, &mine).unwrap().is_none());
+    }
+
+    #[test] // C5: what a mnemonic does not restore can be carried over, and only by its owner
+    fn seeds_are_carried_over_sealed() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (mine, other) = (EncryptionSecret::derive(&[1; 32]), EncryptionSecret::derive(&[2; 32]));
+        create(here.path(), 3, &mine, &mut OsRng).unwrap();
+        create(here.path(), 4, &mine, &mut OsRng).unwrap();
+        let seeds = export(here.path()).unwrap();
+        assert_eq!(seeds.iter().map(|s| s.0).collect::<Vec<_>>(), [3, 4]);
+        assert!(import(there.path(), &seeds, &other).is_err());
+        assert!(import(there.path(), &[(5, seeds[0].1.clone())], &mine).is_err(), "of another epoch");
+        import(there.path(), &seeds, &mine).unwrap();
+        import(there.path(), &seeds, &mine).unwrap();
+        assert!(load(there.path(), 3, &mine).unwrap().is_some() && load(there.path(), 4, &mine).unwrap().is_some());
     }
 }

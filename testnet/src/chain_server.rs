@@ -4,7 +4,7 @@ use crate::chain::ChainKind;
 use crate::config::{ChainEntry, NetworkFile};
 use anyhow::{Context, Result};
 use oda_lightning::bitcoind::{Bitcoind, BitcoindConfig, exe_from_env};
-use oda_lightning::chain::{ChainConfig, ChainServer};
+use oda_lightning::chain::{ChainConfig, ChainPolicy, ChainServer};
 use std::path::{Path, PathBuf};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -19,7 +19,8 @@ pub async fn run(dir: &Path, kind: ChainKind, mut stop: watch::Receiver<bool>) -
     match kind {
         ChainKind::Embedded => {
             let data_dir = Some(data.join("embedded"));
-            let config = ChainConfig { data_dir, listen, rpc_user, rpc_password };
+            let policy = ChainPolicy::default();
+            let config = ChainConfig { data_dir, listen, rpc_user, rpc_password, policy };
             let server = spawn_blocking(|| ChainServer::start(config)).await?.context("starting the embedded chain")?;
             let _ = stop.wait_for(|stop| *stop).await;
             spawn_blocking(move || server.stop()).await.context("stopping the embedded chain")

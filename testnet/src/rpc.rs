@@ -8,6 +8,7 @@ use jsonrpsee::core::client::{ClientT, Error};
 use jsonrpsee::core::traits::ToRpcParams;
 use jsonrpsee::http_client::{HttpClient, HttpClientBuilder};
 use jsonrpsee::rpc_params;
+pub use oda_consensus::escrow::Stage;
 use oda_consensus::escrow::Terms;
 use oda_consensus::ids::{BlobRef, ClaimId, EscrowId, ModelId, NodeId};
 use oda_consensus::manifest::Manifest;
@@ -217,22 +218,6 @@ pub struct Escrow {
     pub stage: Stage,
     /// Its payments, largest first.
     pub tranches: Vec<Tranche>,
-}
-
-/// Where an escrow stands on the ledger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stage {
-    /// Candidates are committed to.
-    Offered,
-    /// The trainer has drawn.
-    Chosen,
-    /// Locked or to be locked.
-    Dealt,
-    /// Attested.
-    Judged,
-    /// Judged before it was dealt.
-    Withdrawn,
 }
 
 /// One payment of an escrow.

@@ -5,9 +5,7 @@
 //! pay the trainer. Its seeds are on disk before the offer is public, so that a restarted sponsor neither
 //! offers a claim twice nor pays an invoice it does not remember.
 
-use crate::escrow::{
-    Committee, EscrowState, Opening, Seeds, Stage, Terms, TrancheSet, TrancheStatus, deal_digest, kept,
-};
+use crate::escrow::{Committee, EscrowState, Opening, Seeds, Stage, Terms, TrancheSet, TrancheStatus, kept};
 use crate::ids::{ClaimId, EscrowId, NodeId, PaymentHash, Preimage};
 use crate::record;
 use crate::state::State;

@@ -21,14 +21,14 @@ use crate::frost::{Deal, DealError, ReleaseShare, rebuild};
 use crate::ids::{Digest, EscrowId, ModelId, NodeId, PaymentHash, Preimage};
 use crate::record;
 use crate::state::At;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Time after judgement at which a payment that was earned and not received may be taken as lost: a hold ends
 /// within the 1,008 blocks that LDK lets an HTLC last, about a week, and its outputs on chain well after it.
 pub const LAPSE_MS: u64 = 30 * 24 * 3_600_000;
 
 /// Where an escrow stands as a whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// The payer has committed to candidates.

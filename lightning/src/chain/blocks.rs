@@ -1,41 +1,44 @@
-//! The chain itself: blocks, coins, and the making of new ones. Pure: no file, socket or clock.
+//! The chain itself: blocks, coins, and the rules for a block. Pure: no file, socket or clock.
+//!
+//! `tree.rs` has what happens when blocks compete, `assemble.rs` how new ones are made.
 
 use super::check::{self, Next, Spent, TxRejection};
 use super::mempool::{Entry, Mempool};
-use bitcoin::absolute::LockTime;
-use bitcoin::block::{Header, Version as BlockVersion};
+use super::policy;
+use super::select::{Rate, select};
+use super::tree::{Stale, Stored, Undo};
+use bitcoin::block::Header;
 use bitcoin::hashes::Hash as _;
-use bitcoin::opcodes::{OP_0, OP_TRUE};
-use bitcoin::script::{Builder, PushBytesBuf};
-use bitcoin::transaction::Version;
-use bitcoin::{
-    Address, Amount, Block, BlockHash, CompactTarget, Network, OutPoint, ScriptBuf, Sequence, Transaction, TxIn,
-    TxMerkleNode, TxOut, Txid, Witness,
-};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use bitcoin::script::Builder;
+use bitcoin::{Block, BlockHash, OutPoint, ScriptBuf, Transaction, TxOut, Txid};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// Difficulty of regtest: every second hash will do.
-const BITS: u32 = 0x207f_ffff;
+pub(super) const BITS: u32 = 0x207f_ffff;
 /// Subsidy of the first blocks, sat.
 const SUBSIDY_SAT: u64 = 50 * 100_000_000;
 /// Blocks between halvings on regtest.
 const HALVING_BLOCKS: u32 = 150;
 /// Heaviest block.
-const MAX_BLOCK_WEIGHT: u64 = 4_000_000;
+pub(super) const MAX_BLOCK_WEIGHT: u64 = 4_000_000;
 /// Most signature operations in a block, weighted.
 const MAX_BLOCK_SIGOPS: usize = 80_000;
 /// Longest chain kept: blocks live in memory.
 const MAX_BLOCKS: usize = 500_000;
 /// Blocks whose times make a median (BIP 113).
 const MEDIAN_BLOCKS: usize = 11;
-/// Start of a witness commitment output (BIP 141).
-const COMMITMENT_PREFIX: [u8; 4] = [0xaa, 0x21, 0xa9, 0xed];
+/// Furthest a new block's clock may be ahead, s.
+const MAX_FUTURE_S: u64 = 2 * 3600;
+/// Lowest block version since BIP 65.
+const MIN_VERSION: i32 = 4;
 /// Scripts longer than this cannot be spent.
 const MAX_SCRIPT_BYTES: usize = 10_000;
-/// Fee rate of faucet payments, sat per vbyte.
-const FAUCET_FEE_RATE: u64 = 2;
-/// Most coins one faucet payment spends, and most outputs it makes.
-const MAX_FAUCET_COINS: usize = 500;
+/// Most signature operations in a relayed transaction, weighted.
+const MAX_TX_SIGOPS: u64 = 16_000;
+/// A signature operation counts as so many weight units at least when a fee is asked for.
+const WEIGHT_PER_SIGOP: u64 = 20;
+/// Lowest fee rate LDK works with (253 sat per 1,000 weight units), sat per 1,000 vbytes.
+const FEE_FLOOR_SAT_PER_KVB: u64 = 1_012;
 
 /// Why a block is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,12 +46,30 @@ const MAX_FAUCET_COINS: usize = 500;
 pub enum ChainRejection {
     #[error("prevblk-not-found")]
     NotOnTip,
+    #[error("duplicate")]
+    Duplicate,
+    #[error("duplicate-invalid")]
+    DuplicateInvalid,
+    #[error("bad-prevblk")]
+    InvalidParent,
+    #[error("Block not found")]
+    UnknownBlock,
+    #[error("the genesis block cannot be invalidated")]
+    Genesis,
+    #[error("the branches part more than {max} blocks ago: this chain keeps no more to go back on")]
+    TooDeep { max: usize },
+    #[error("{max} blocks off the chain are kept already: start a new chain")]
+    TooManyStale { max: usize },
+    #[error("bad-version")]
+    Version,
     #[error("bad-diffbits")]
     Difficulty,
     #[error("high-hash")]
     ProofOfWork,
     #[error("time-too-old")]
     TimeTooOld,
+    #[error("time-too-new")]
+    TimeTooNew,
     #[error("bad-cb-missing")]
     NoCoinbase,
     #[error("bad-cb-multiple")]
@@ -77,68 +98,91 @@ pub enum ChainRejection {
     Assembly,
 }
 
-#[derive(Clone, Debug)]
-struct Coin {
-    output: TxOut,
-    height: u32,
-    coinbase: bool,
+/// What may wait, and how full blocks get. None of it is a rule for blocks made elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChainPolicy {
+    /// Heaviest block made here, weight units; at most 4,000,000.
+    pub max_block_weight: u64,
+    /// Lowest fee rate taken, and what a replacement pays for its own relay, sat per 1,000 vbytes.
+    pub min_fee_sat_per_kvb: u64,
+    /// Most vbytes that wait; beyond, what pays worst is evicted.
+    pub max_pool_vbytes: u64,
+}
+
+impl Default for ChainPolicy {
+    /// bitcoind's, with a smaller mempool.
+    fn default() -> Self {
+        Self { max_block_weight: MAX_BLOCK_WEIGHT, min_fee_sat_per_kvb: 1_000, max_pool_vbytes: 5_000_000 }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Coin {
+    pub(super) output: TxOut,
+    pub(super) height: u32,
+    pub(super) coinbase: bool,
 }
 
 /// What a checked block does to the coins.
 pub(super) struct Change {
-    spent: BTreeSet<OutPoint>,
-    made: BTreeMap<OutPoint, Coin>,
+    pub(super) spent: BTreeSet<OutPoint>,
+    pub(super) made: BTreeMap<OutPoint, Coin>,
 }
 
-/// A chain and what waits for its next block.
+/// A chain, the blocks that lost against it, and what waits for its next block.
 pub struct Chain {
-    blocks: Vec<Block>,
-    heights: HashMap<BlockHash, u32>,
-    coins: BTreeMap<OutPoint, Coin>,
-    places: HashMap<Txid, (u32, usize)>,
-    pool: Mempool,
+    pub(super) policy: ChainPolicy,
+    /// The chain, by height.
+    pub(super) blocks: Vec<Stored>,
+    pub(super) heights: HashMap<BlockHash, u32>,
+    pub(super) coins: BTreeMap<OutPoint, Coin>,
+    pub(super) places: HashMap<Txid, (u32, usize)>,
+    pub(super) pool: Mempool,
+    /// How to take back the last blocks, the newest at the end.
+    pub(super) undo: VecDeque<Undo>,
+    /// Known blocks that are not on the chain.
+    pub(super) stale: BTreeMap<BlockHash, Stale>,
+    /// Blocks declared or found invalid; with each, everything built on it.
+    pub(super) invalid: BTreeSet<BlockHash>,
+    /// Number of the next block that comes: of two branches equally long, the first one stays.
+    pub(super) next_arrival: u64,
 }
 
 impl Default for Chain {
     fn default() -> Self {
-        Self::new()
+        Self::new(ChainPolicy::default())
     }
 }
 
-/// The script whose coins the faucet pays from: anyone may spend them.
-pub(super) fn faucet_witness_script() -> ScriptBuf {
-    Builder::new().push_opcode(OP_TRUE).into_script()
-}
-
-/// The faucet's address.
-pub(super) fn faucet_address() -> Address {
-    Address::p2wsh(&faucet_witness_script(), Network::Regtest)
-}
-
-fn subsidy_sat(height: u32) -> u64 {
+pub(super) fn subsidy_sat(height: u32) -> u64 {
     SUBSIDY_SAT.checked_shr(height / HALVING_BLOCKS).unwrap_or(0)
 }
 
-fn spendable(script: &ScriptBuf) -> bool {
+pub(super) fn spendable(script: &ScriptBuf) -> bool {
     !script.is_op_return() && script.len() <= MAX_SCRIPT_BYTES
 }
 
-fn height_push(height: u32) -> ScriptBuf {
+pub(super) fn height_push(height: u32) -> ScriptBuf {
     Builder::new().push_int(height.into()).into_script()
 }
 
 impl Chain {
     /// The regtest chain with its genesis block only.
-    pub fn new() -> Self {
-        let genesis = bitcoin::constants::genesis_block(Network::Regtest);
+    pub fn new(policy: ChainPolicy) -> Self {
+        let genesis = bitcoin::constants::genesis_block(bitcoin::Network::Regtest);
         let heights = HashMap::from([(genesis.block_hash(), 0)]);
         // the genesis coin cannot be spent
         Self {
-            blocks: vec![genesis],
+            policy,
+            blocks: vec![Stored { block: genesis, arrival: 0 }],
             heights,
             coins: BTreeMap::new(),
             places: HashMap::new(),
             pool: Mempool::default(),
+            undo: VecDeque::new(),
+            stale: BTreeMap::new(),
+            invalid: BTreeSet::new(),
+            next_arrival: 1,
         }
     }
 
@@ -149,17 +193,25 @@ impl Chain {
 
     /// Hash of its last block.
     pub fn tip(&self) -> BlockHash {
-        self.blocks.last().map_or_else(BlockHash::all_zeros, Block::block_hash)
+        self.blocks.last().map_or_else(BlockHash::all_zeros, |s| s.block.block_hash())
     }
 
-    /// The block at a height.
+    /// The block at a height of the chain.
     pub fn block(&self, height: u32) -> Option<&Block> {
-        self.blocks.get(usize::try_from(height).ok()?)
+        self.blocks.get(usize::try_from(height).ok()?).map(|s| &s.block)
     }
 
-    /// The height of a block.
+    /// The height of a block of the chain.
     pub fn height_of(&self, hash: &BlockHash) -> Option<u32> {
         self.heights.get(hash).copied()
+    }
+
+    /// Any known block with its height, whether on the chain or not.
+    pub fn any_block(&self, hash: &BlockHash) -> Option<(&Block, u32)> {
+        match self.heights.get(hash) {
+            Some(height) => self.block(*height).map(|b| (b, *height)),
+            None => self.stale.get(hash).map(|s| (&s.stored.block, s.height)),
+        }
     }
 
     /// A transaction, waiting or confirmed.
@@ -180,16 +232,30 @@ impl Chain {
         &self.pool
     }
 
-    /// Median time of the eleven blocks up to a height, s (BIP 113).
+    /// Empties the mempool.
+    pub(super) fn forget_waiting(&mut self) {
+        self.pool.take();
+    }
+
+    /// Median time of the eleven blocks up to a height of the chain, s (BIP 113).
     pub fn median_time_s(&self, height: u32) -> u32 {
         let end = self.blocks.len().min(usize::try_from(height).unwrap_or(usize::MAX).saturating_add(1));
         let window = self.blocks.get(end.saturating_sub(MEDIAN_BLOCKS)..end).unwrap_or_default();
-        let mut times: Vec<u32> = window.iter().map(|b| b.header.time).collect();
-        times.sort_unstable();
-        times.get(times.len() / 2).copied().unwrap_or(0)
+        median(window.iter().map(|s| s.block.header.time))
     }
 
-    fn next(&self) -> Next {
+    /// As [`Chain::median_time_s`], up to any known block.
+    pub fn median_time_of(&self, hash: &BlockHash) -> u32 {
+        let mut next = self.any_block(hash);
+        let back = std::iter::from_fn(|| {
+            let (block, _) = next?;
+            next = self.any_block(&block.header.prev_blockhash);
+            Some(block.header.time)
+        });
+        median(back.take(MEDIAN_BLOCKS))
+    }
+
+    pub(super) fn next(&self) -> Next {
         Next { height: self.height().saturating_add(1), median_time_s: self.median_time_s(self.height()) }
     }
 
@@ -202,26 +268,81 @@ impl Chain {
         if self.pool.get(&txid).is_some() {
             return Ok(txid);
         }
+        let (entry, evicted) = self.may_enter(tx, now_s, true)?;
+        self.pool.insert(entry, &evicted);
+        self.pool.trim(self.policy.max_pool_vbytes, self.policy.min_fee_sat_per_kvb);
+        self.pool.get(&txid).map(|_| txid).ok_or(TxRejection::PoolFull)
+    }
+
+    /// Whether [`Chain::accept`] would take it, and for what fee, sat; nothing changes.
+    ///
+    /// # Errors
+    /// Says which rule it breaks.
+    pub fn test_accept(&self, tx: Transaction, now_s: u64) -> Result<u64, TxRejection> {
+        if self.pool.get(&tx.compute_txid()).is_some() {
+            return Err(TxRejection::AlreadyWaiting);
+        }
+        self.may_enter(tx, now_s, true).map(|(entry, _)| entry.fee_sat)
+    }
+
+    /// Lowest fee rate that gets in now, sat per 1,000 vbytes.
+    pub fn min_fee_sat_per_kvb(&self) -> u64 {
+        self.policy.min_fee_sat_per_kvb.max(self.pool.risen_fee_rate())
+    }
+
+    /// Checks all but the minimum fee, too, for what a dropped block gives back.
+    pub(super) fn may_enter(
+        &self,
+        tx: Transaction,
+        now_s: u64,
+        ask_min_fee: bool,
+    ) -> Result<(Entry, BTreeSet<u64>), TxRejection> {
+        let txid = tx.compute_txid();
         check::check_alone(&tx)?;
-        check::check_relay(&tx)?;
+        policy::check_standard(&tx)?;
         if self.places.contains_key(&txid) {
             return Err(TxRejection::AlreadyConfirmed);
         }
         let next = self.next();
         let spent =
             tx.input.iter().map(|i| self.spendable_coin(&i.previous_output, next)).collect::<Result<Vec<_>, _>>()?;
-        let fee_sat = check::check_spend(&tx, &spent, next, |h| self.median_time_s(h))?;
-        let vsize = u64::try_from(tx.vsize()).unwrap_or(u64::MAX);
-        if fee_sat < vsize {
-            return Err(TxRejection::FeeTooLow { fee_sat, needed_sat: vsize });
-        }
+        policy::check_standard_inputs(&tx, &spent)?;
         let sigops = tx.total_sigop_cost(|o| check::find(&tx, &spent, o)) as u64;
-        if sigops > MAX_BLOCK_SIGOPS as u64 / 5 {
+        if sigops > MAX_TX_SIGOPS {
             return Err(TxRejection::TooManySigops);
         }
-        let (weight, height) = (tx.weight().to_wu(), self.height());
-        self.pool.insert(Entry { tx, txid, fee_sat, vsize, weight, sigops, time_s: now_s, height })?;
-        Ok(txid)
+        let fee_sat = check::check_amounts(&tx, &spent)?;
+        let weight = tx.weight().to_wu();
+        let vsize = weight.max(sigops.saturating_mul(WEIGHT_PER_SIGOP)).div_ceil(4);
+        let (least, risen) = (self.policy.min_fee_sat_per_kvb, self.min_fee_sat_per_kvb());
+        match (Rate::fee_at(least, vsize), Rate::fee_at(risen, vsize)) {
+            (needed_sat, _) if ask_min_fee && fee_sat < needed_sat => {
+                return Err(TxRejection::FeeTooLow { fee_sat, needed_sat });
+            }
+            (_, needed_sat) if ask_min_fee && fee_sat < needed_sat => {
+                return Err(TxRejection::PoolFeeTooLow { fee_sat, needed_sat });
+            }
+            _ => {}
+        }
+        let height = self.height();
+        let entry = Entry { tx, txid, fee_sat, vsize, weight, sigops, time_s: now_s, height };
+        let evicted = self.pool.may_enter(&entry, least)?;
+        // last, since scripts cost most
+        check::check_spend(&entry.tx, &spent, next, |h| self.median_time_s(h))?;
+        Ok((entry, evicted))
+    }
+
+    /// Fee rate for confirmation within so many blocks, sat per 1,000 vbytes: what the last transaction of
+    /// them would pay if they were made now, and a little more.
+    pub fn fee_estimate_sat_per_kvb(&self, blocks: u64) -> u64 {
+        let floor = FEE_FLOOR_SAT_PER_KVB.max(self.min_fee_sat_per_kvb());
+        let room = self.block_room().saturating_mul(blocks.max(1));
+        if self.pool.weight() <= room {
+            return floor;
+        }
+        let sigops = (MAX_BLOCK_SIGOPS as u64).saturating_mul(blocks.max(1));
+        let price = select(&self.pool, room, sigops).price.map_or(0, Rate::sat_per_kvb);
+        floor.max(price.saturating_add(self.policy.min_fee_sat_per_kvb))
     }
 
     /// A confirmed or waiting coin; another waiting transaction may spend it (that is a replacement).
@@ -234,21 +355,20 @@ impl Chain {
         Ok(Spent { output, height: next.height, coinbase: false })
     }
 
-    /// Checks a block against every rule; nothing changes.
-    pub(super) fn check(&self, block: &Block) -> Result<Change, ChainRejection> {
-        let next = self.next();
-        if self.blocks.len() >= MAX_BLOCKS {
+    /// Checks what a block says by itself and against its parent; nothing changes.
+    pub(super) fn check_form(&self, block: &Block, height: u32) -> Result<(), ChainRejection> {
+        let Header { version, prev_blockhash, time, bits, .. } = block.header;
+        if usize::try_from(height).unwrap_or(usize::MAX) >= MAX_BLOCKS {
             return Err(ChainRejection::Full);
         }
-        let header = &block.header;
-        if header.prev_blockhash != self.tip() {
-            return Err(ChainRejection::NotOnTip);
-        }
-        if header.bits.to_consensus() != BITS {
+        if bits.to_consensus() != BITS {
             return Err(ChainRejection::Difficulty);
         }
-        header.validate_pow(header.target()).map_err(|_| ChainRejection::ProofOfWork)?;
-        if header.time <= next.median_time_s {
+        block.header.validate_pow(block.header.target()).map_err(|_| ChainRejection::ProofOfWork)?;
+        if version.to_consensus() < MIN_VERSION {
+            return Err(ChainRejection::Version);
+        }
+        if time <= self.median_time_of(&prev_blockhash) {
             return Err(ChainRejection::TimeTooOld);
         }
         if !block.check_merkle_root() {
@@ -262,7 +382,7 @@ impl Chain {
             return Err(ChainRejection::SecondCoinbase);
         }
         let script = coinbase.input.first().map(|i| &i.script_sig).ok_or(ChainRejection::NoCoinbase)?;
-        if !script.as_bytes().starts_with(height_push(next.height).as_bytes()) {
+        if !script.as_bytes().starts_with(height_push(height).as_bytes()) {
             return Err(ChainRejection::CoinbaseHeight); // BIP 34
         }
         if !(2..=100).contains(&script.len()) {
@@ -274,6 +394,26 @@ impl Chain {
         if block.weight().to_wu() > MAX_BLOCK_WEIGHT {
             return Err(ChainRejection::Weight);
         }
+        Ok(())
+    }
+
+    /// Refuses a block from the future. Not asked of blocks read back from disk: clocks may be set back.
+    ///
+    /// # Errors
+    /// If it is more than two hours ahead of `now_s`.
+    pub fn check_clock(block: &Block, now_s: u64) -> Result<(), ChainRejection> {
+        let ahead = u64::from(block.header.time) > now_s.saturating_add(MAX_FUTURE_S);
+        if ahead { Err(ChainRejection::TimeTooNew) } else { Ok(()) }
+    }
+
+    /// Checks a block on the tip against every rule; nothing changes.
+    pub(super) fn check(&self, block: &Block) -> Result<Change, ChainRejection> {
+        if block.header.prev_blockhash != self.tip() {
+            return Err(ChainRejection::NotOnTip);
+        }
+        let next = self.next();
+        self.check_form(block, next.height)?;
+        let (coinbase, rest) = block.txdata.split_first().ok_or(ChainRejection::NoCoinbase)?;
         self.check_transactions(coinbase, rest, next)
     }
 
@@ -328,114 +468,12 @@ impl Chain {
         };
         Ok(Spent { output, height, coinbase })
     }
+}
 
-    /// Adds a block just checked on this very chain.
-    pub(super) fn apply(&mut self, block: Block, change: Change) {
-        assert_eq!(block.header.prev_blockhash, self.tip(), "a block is applied where it was checked");
-        let height = self.height().saturating_add(1);
-        for outpoint in &change.spent {
-            let coin = self.coins.remove(outpoint);
-            assert!(coin.is_some(), "a checked block spends coins that exist");
-        }
-        self.coins.extend(change.made);
-        for (at, tx) in block.txdata.iter().enumerate() {
-            self.places.insert(tx.compute_txid(), (height, at));
-        }
-        self.pool.confirm(&block.txdata);
-        self.heights.insert(block.block_hash(), height);
-        self.blocks.push(block);
-    }
-
-    /// Adds a block if it keeps every rule.
-    ///
-    /// # Errors
-    /// Says which rule it breaks.
-    pub fn connect(&mut self, block: Block) -> Result<(), ChainRejection> {
-        let change = self.check(&block)?;
-        self.apply(block, change);
-        Ok(())
-    }
-
-    /// Makes the next block out of all that waits; its subsidy and fees go to `payout`. Nothing changes.
-    ///
-    /// # Errors
-    /// Only if the mempool's limits are wrong.
-    pub fn assemble(&self, payout: ScriptBuf, now_s: u64) -> Result<Block, ChainRejection> {
-        let next = self.next();
-        let fees_sat: u64 = self.pool.entries().map(|e| e.fee_sat).sum();
-        let coinbase = Transaction {
-            version: Version::TWO,
-            lock_time: LockTime::ZERO,
-            input: vec![TxIn {
-                previous_output: OutPoint::null(),
-                script_sig: [height_push(next.height).as_bytes(), &[OP_0.to_u8()]].concat().into(),
-                sequence: Sequence::MAX,
-                witness: Witness::from_slice(&[[0u8; 32]]),
-            }],
-            output: vec![TxOut {
-                value: Amount::from_sat(subsidy_sat(next.height).saturating_add(fees_sat)),
-                script_pubkey: payout,
-            }],
-        };
-        let mut block = Block {
-            header: Header {
-                version: BlockVersion::from_consensus(0x2000_0000),
-                prev_blockhash: self.tip(),
-                merkle_root: TxMerkleNode::all_zeros(),
-                time: u32::try_from(now_s).unwrap_or(u32::MAX).max(next.median_time_s.saturating_add(1)),
-                bits: CompactTarget::from_consensus(BITS),
-                nonce: 0,
-            },
-            txdata: std::iter::once(coinbase).chain(self.pool.entries().map(|e| e.tx.clone())).collect(),
-        };
-        let root = block.witness_root().ok_or(ChainRejection::Assembly)?;
-        let mut commitment = COMMITMENT_PREFIX.to_vec();
-        commitment.extend(Block::compute_witness_commitment(&root, &[0; 32]).to_byte_array());
-        let commitment = PushBytesBuf::try_from(commitment).map_err(|_| ChainRejection::Assembly)?;
-        let output = TxOut { value: Amount::ZERO, script_pubkey: ScriptBuf::new_op_return(commitment) };
-        block.txdata.first_mut().ok_or(ChainRejection::Assembly)?.output.push(output);
-        block.header.merkle_root = block.compute_merkle_root().ok_or(ChainRejection::Assembly)?;
-        let target = block.header.target();
-        while block.header.validate_pow(target).is_err() {
-            block.header.nonce = block.header.nonce.checked_add(1).ok_or(ChainRejection::Assembly)?;
-        }
-        Ok(block)
-    }
-
-    /// A transaction paying from the faucet's mature coins, largest first.
-    ///
-    /// # Errors
-    /// If they do not suffice.
-    pub fn faucet_payment(&self, to: Vec<TxOut>) -> Result<Transaction, ChainRejection> {
-        let faucet = faucet_address().script_pubkey();
-        let next = self.next();
-        let mature = |c: &Coin| !c.coinbase || next.height.saturating_sub(c.height) >= check::COINBASE_MATURITY;
-        let free =
-            |(o, c): &(&OutPoint, &Coin)| c.output.script_pubkey == faucet && mature(c) && !self.pool.is_spent(o);
-        let mut coins: Vec<_> = self.coins.iter().filter(free).collect();
-        coins.sort_by_key(|(_, c)| std::cmp::Reverse(c.output.value));
-        let paid_sat = to.iter().map(|o| o.value.to_sat()).fold(0, u64::saturating_add);
-        let bytes: usize = 60 + to.iter().map(TxOut::size).sum::<usize>();
-        let (mut has_sat, mut needed_sat) = (0u64, paid_sat.saturating_add(bytes as u64 * FAUCET_FEE_RATE));
-        let mut input = Vec::new();
-        for (outpoint, coin) in coins.into_iter().take(MAX_FAUCET_COINS) {
-            if has_sat >= needed_sat {
-                break;
-            }
-            has_sat = has_sat.saturating_add(coin.output.value.to_sat());
-            needed_sat = needed_sat.saturating_add(42 * FAUCET_FEE_RATE);
-            let witness = Witness::from_slice(&[faucet_witness_script().into_bytes()]);
-            input.push(TxIn { previous_output: *outpoint, sequence: Sequence::MAX, witness, ..TxIn::default() });
-        }
-        let Some(change_sat) = has_sat.checked_sub(needed_sat).filter(|_| !input.is_empty()) else {
-            return Err(ChainRejection::FaucetEmpty { has_sat, needed_sat });
-        };
-        let mut output = to;
-        if change_sat > 0 {
-            output.push(TxOut { value: Amount::from_sat(change_sat), script_pubkey: faucet });
-        }
-        Ok(Transaction { version: Version::TWO, lock_time: LockTime::ZERO, input, output })
-    }
+fn median(times: impl Iterator<Item = u32>) -> u32 {
+    let mut times: Vec<u32> = times.collect();
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or(0)
 }
 
 impl Change {

@@ -3,6 +3,7 @@
 //! Everything here depends only on its arguments. Rules and their order follow Bitcoin Core
 //! (`consensus/tx_check.cpp`, `consensus/tx_verify.cpp`, BIP 68, BIP 113).
 
+use super::verify::check_scripts;
 use bitcoin::{OutPoint, Transaction, TxOut};
 use std::collections::BTreeSet;
 
@@ -18,10 +19,6 @@ const SEQUENCE_DISABLE: u32 = 1 << 31;
 const SEQUENCE_TIME: u32 = 1 << 22;
 /// BIP 68: the lock itself.
 const SEQUENCE_MASK: u32 = 0xffff;
-/// Heaviest transaction relayed.
-const MAX_TX_WEIGHT: u64 = 400_000;
-/// Smallest transaction relayed, bytes without witness (CVE-2017-12842).
-const MIN_TX_BYTES: usize = 65;
 
 /// Why a transaction is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,18 +56,28 @@ pub enum TxRejection {
     InBelowOut,
     #[error("mandatory-script-verify-flag-failed ({0})")]
     Script(String),
-    #[error("this chain cannot check taproot spends: use a real bitcoind (BITCOIND_EXE)")]
-    Taproot,
+    #[error("{0}")]
+    NotStandard(&'static str),
     #[error("min relay fee not met, {fee_sat} < {needed_sat}")]
     FeeTooLow { fee_sat: u64, needed_sat: u64 },
+    #[error("mempool min fee not met, {fee_sat} < {needed_sat}")]
+    PoolFeeTooLow { fee_sat: u64, needed_sat: u64 },
+    #[error("too-long-mempool-chain: at most 25 waiting transactions or 101 kvB depend on each other")]
+    TooLongChain,
     #[error("insufficient fee, rejecting replacement: {fee_sat} < {needed_sat}")]
     ReplacementFee { fee_sat: u64, needed_sat: u64 },
+    #[error("insufficient fee, rejecting replacement: it pays less per vbyte than what it replaces")]
+    ReplacementRate,
+    #[error("replacement-adds-unconfirmed {0}")]
+    ReplacementAddsUnconfirmed(OutPoint),
     #[error("too many potential replacements")]
     TooManyReplacements,
     #[error("bad-txns-spends-conflicting-tx")]
     SpendsConflict,
     #[error("mempool full")]
     PoolFull,
+    #[error("txn-already-in-mempool")]
+    AlreadyWaiting,
     #[error("Transaction outputs already in utxo set")]
     AlreadyConfirmed,
 }
@@ -118,20 +125,6 @@ pub(super) fn check_alone(tx: &Transaction) -> Result<(), TxRejection> {
     Ok(())
 }
 
-/// What a mempool asks besides.
-pub(super) fn check_relay(tx: &Transaction) -> Result<(), TxRejection> {
-    if tx.is_coinbase() {
-        return Err(TxRejection::Coinbase);
-    }
-    if tx.weight().to_wu() > MAX_TX_WEIGHT {
-        return Err(TxRejection::TooLarge);
-    }
-    if tx.base_size() < MIN_TX_BYTES {
-        return Err(TxRejection::TooSmall);
-    }
-    Ok(())
-}
-
 /// `IsFinalTx` of Bitcoin Core.
 pub(super) fn is_final(tx: &Transaction, next: Next) -> bool {
     let lock = tx.lock_time.to_consensus_u32();
@@ -157,16 +150,17 @@ pub(super) fn check_spend(
         if !is_bip68_final(tx, input.sequence.0, coin, next, &median_time_s) {
             return Err(TxRejection::NotBip68Final);
         }
-        if coin.output.script_pubkey.is_p2tr() {
-            return Err(TxRejection::Taproot);
-        }
     }
+    let fee_sat = check_amounts(tx, spent)?;
+    check_scripts(tx, spent)?;
+    Ok(fee_sat)
+}
+
+/// The fee, sat.
+pub(super) fn check_amounts(tx: &Transaction, spent: &[Spent]) -> Result<u64, TxRejection> {
     let paid_sat = sum_sat(spent.iter().map(|s| &s.output)).ok_or(TxRejection::InputTooLarge)?;
     let sent_sat = sum_sat(tx.output.iter()).ok_or(TxRejection::OutputTooLarge)?;
-    let fee_sat = paid_sat.checked_sub(sent_sat).ok_or(TxRejection::InBelowOut)?;
-    let find = |outpoint: &OutPoint| find(tx, spent, outpoint);
-    tx.verify(find).map_err(|e| TxRejection::Script(e.to_string()))?;
-    Ok(fee_sat)
+    paid_sat.checked_sub(sent_sat).ok_or(TxRejection::InBelowOut)
 }
 
 /// The output an input of `tx` spends.
@@ -268,6 +262,5 @@ mod tests {
         let mut t = tx(0, 0);
         t.input.clear();
         assert_eq!(check_alone(&t), Err(TxRejection::NoInputs));
-        assert_eq!(check_relay(&tx(0, 0)), Err(TxRejection::TooSmall));
     }
 }

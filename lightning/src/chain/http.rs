@@ -9,13 +9,14 @@ use std::io::{BufRead, Read as _, Write};
 const MAX_LINE_BYTES: u64 = 8 << 10;
 /// Most header lines.
 const MAX_HEADERS: usize = 64;
-/// Longest body, bytes: the heaviest relayed transaction in hex, twice.
-const MAX_BODY_BYTES: usize = 2 << 20;
+/// Longest body, bytes: the heaviest block in hex, and room for the call around it.
+const MAX_BODY_BYTES: u64 = (8 << 20) + (64 << 10);
+/// Longest body of a caller with a wrong password that is read at all, so that its answer arrives, bytes.
+const MAX_STRANGER_BODY_BYTES: u64 = 64 << 10;
 
 /// A request whose head and body are whole.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct HttpRequest {
-    pub(super) authorization: Option<String>,
     pub(super) body: Vec<u8>,
     pub(super) keep_alive: bool,
 }
@@ -42,8 +43,8 @@ fn line(reader: &mut impl BufRead) -> Result<String, Bad> {
     }
 }
 
-/// Reads one request.
-pub(super) fn read(reader: &mut impl BufRead) -> Result<HttpRequest, Bad> {
+/// Reads one request of a caller who shows this authorization.
+pub(super) fn read(reader: &mut impl BufRead, expected: &str) -> Result<HttpRequest, Bad> {
     let first = line(reader)?;
     let mut words = first.split(' ');
     let (method, _path, version) = (words.next(), words.next(), words.next());
@@ -55,8 +56,8 @@ pub(super) fn read(reader: &mut impl BufRead) -> Result<HttpRequest, Bad> {
     if method != Some("POST") {
         return Err(Bad::Status("405 Method Not Allowed"));
     }
-    let mut request = HttpRequest { authorization: None, body: Vec::new(), keep_alive };
-    let mut length = None;
+    let mut request = HttpRequest { body: Vec::new(), keep_alive };
+    let (mut length, mut authorized) = (None, false);
     for n in 0.. {
         let header = line(reader)?;
         if header.is_empty() {
@@ -69,13 +70,13 @@ pub(super) fn read(reader: &mut impl BufRead) -> Result<HttpRequest, Bad> {
         let value = value.trim();
         match name.to_ascii_lowercase().as_str() {
             "content-length" => {
-                let parsed = value.parse::<usize>().map_err(|_| Bad::Status("400 Bad Request"))?;
+                let parsed = value.parse::<u64>().map_err(|_| Bad::Status("400 Bad Request"))?;
                 if length.replace(parsed).is_some_and(|old| old != parsed) {
                     return Err(Bad::Status("400 Bad Request"));
                 }
             }
             "transfer-encoding" => return Err(Bad::Status("411 Length Required")),
-            "authorization" => request.authorization = Some(value.to_string()),
+            "authorization" => authorized = value == expected,
             "connection" if value.eq_ignore_ascii_case("close") => request.keep_alive = false,
             "connection" if value.eq_ignore_ascii_case("keep-alive") => request.keep_alive = true,
             _ => {}
@@ -85,10 +86,16 @@ pub(super) fn read(reader: &mut impl BufRead) -> Result<HttpRequest, Bad> {
     if length > MAX_BODY_BYTES {
         return Err(Bad::Status("413 Content Too Large"));
     }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).map_err(|_| Bad::Gone)?;
-    request.body = body;
-    Ok(request)
+    if !authorized && length > MAX_STRANGER_BODY_BYTES {
+        return Err(Bad::Status("401 Unauthorized"));
+    }
+    // grows with what arrives: a length alone costs nothing
+    let read = reader.by_ref().take(length).read_to_end(&mut request.body).map_err(|_| Bad::Gone)?;
+    match (read as u64 == length, authorized) {
+        (false, _) => Err(Bad::Gone),
+        (true, false) => Err(Bad::Status("401 Unauthorized")),
+        (true, true) => Ok(request),
+    }
 }
 
 /// Writes one answer.
@@ -110,15 +117,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn parse(bytes: &[u8]) -> Result<HttpRequest, Bad> {
-        read(&mut &bytes[..])
+        read(&mut &bytes[..], "Basic eA==")
     }
 
     #[test]
     fn requests_and_what_is_wrong_with_them() {
         let ok = parse(b"POST / HTTP/1.1\r\nauthorization: Basic eA==\r\nContent-Length: 2\r\n\r\n{}rest").unwrap();
-        let auth = Some("Basic eA==".to_string());
-        assert_eq!(ok, HttpRequest { authorization: auth, body: b"{}".to_vec(), keep_alive: true });
-        assert!(!parse(b"POST / HTTP/1.1\r\nConnection: Close\r\nContent-Length: 0\r\n\r\n").unwrap().keep_alive);
+        assert_eq!(ok, HttpRequest { body: b"{}".to_vec(), keep_alive: true });
+        let closing = b"POST / HTTP/1.1\r\nConnection: Close\r\nAuthorization: Basic eA==\r\nContent-Length: 0\r\n\r\n";
+        assert!(!parse(closing).unwrap().keep_alive);
         let long_line = [b"POST /".as_slice(), &[b'x'; 9000]].concat();
         let many = ["POST / HTTP/1.1\r\n".to_string(), "a: b\r\n".repeat(70)].concat();
         for (bytes, status) in [
@@ -132,6 +139,9 @@ mod tests {
             (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", "400"),
             (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n12", "400"),
             (b"POST / HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", "413"),
+            (b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\n1", "401"),
+            (b"POST / HTTP/1.1\r\nAuthorization: Basic eB==\r\nContent-Length: 1\r\n\r\n1", "401"),
+            (b"POST / HTTP/1.1\r\nContent-Length: 8000000\r\n\r\n", "401"), // not read
             (&long_line, "431"),
             (many.as_bytes(), "431"),
         ] {

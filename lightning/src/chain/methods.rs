@@ -3,22 +3,21 @@
 //! Names, parameters, results and error codes are bitcoind's (`src/rpc/protocol.h`); a parameter form that
 //! nobody here uses is refused, not guessed at.
 
-use super::blocks::{Chain, ChainRejection, faucet_address};
-use super::server::State;
+use super::assemble::faucet_address;
+use super::blocks::{Chain, ChainRejection};
+use super::files::{MAX_GENERATE, State};
 use super::{ChainError, TxRejection};
 use bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
-use bitcoin::{Address, Amount, BlockHash, Network, OutPoint, ScriptBuf, Transaction, TxOut, Txid};
+use bitcoin::{Address, Amount, Block, BlockHash, Network, OutPoint, ScriptBuf, Transaction, TxOut, Txid};
 use serde_json::{Map, Value, json};
 use std::str::FromStr as _;
 
-/// Most blocks made in one call.
-pub(super) const MAX_GENERATE: u64 = 1_000;
 /// Most outputs of one faucet payment.
 const MAX_SEND_MANY: usize = 200;
-/// What `estimatesmartfee` says, BTC per 1,000 vbytes: LDK's floor of 253 sat per 1,000 weight units.
-const FEE_ESTIMATE: f64 = 0.000_010_12;
-/// Lowest fee rate taken, BTC per 1,000 vbytes.
-const MIN_FEE: f64 = 0.000_01;
+/// Most transactions named in one call.
+const MAX_TXS: usize = 1_000;
+/// Furthest target of a fee estimate, blocks.
+const MAX_TARGET_BLOCKS: u64 = 1_008;
 
 /// An error to be sent back.
 #[derive(Debug)]
@@ -62,10 +61,14 @@ impl<'a> Params<'a> {
         Txid::from_str(self.str(i, "txid")?).map_err(|_| invalid_parameter("txid must be 64 hex digits"))
     }
 
-    fn block(&self, chain: &Chain) -> Result<u32, Fail> {
+    fn hash(&self) -> Result<BlockHash, Fail> {
         let hash = BlockHash::from_str(self.str(0, "blockhash")?);
-        let hash = hash.map_err(|_| invalid_parameter("blockhash must be 64 hex digits"))?;
-        chain.height_of(&hash).ok_or_else(|| fail(-5, "Block not found"))
+        hash.map_err(|_| invalid_parameter("blockhash must be 64 hex digits"))
+    }
+
+    /// A block on the chain or beside it, and its height.
+    fn block<'c>(&self, chain: &'c Chain) -> Result<(&'c Block, u32), Fail> {
+        chain.any_block(&self.hash()?).ok_or_else(|| fail(-5, "Block not found"))
     }
 }
 
@@ -83,27 +86,106 @@ fn amount(value: &Value) -> Result<Amount, Fail> {
     Ok(amount)
 }
 
-fn header(chain: &Chain, height: u32) -> Option<Value> {
-    let block = chain.block(height)?;
-    let h = &block.header;
+fn header(chain: &Chain, block: &Block, height: u32) -> Value {
+    let (h, hash) = (&block.header, block.block_hash());
+    let on_chain = chain.height_of(&hash).is_some();
+    let confirmations = i64::from(chain.height()) - i64::from(height) + 1;
     let mut value = json!({
-        "hash": block.block_hash().to_string(),
-        "confirmations": chain.height().saturating_sub(height).saturating_add(1),
+        "hash": hash.to_string(),
+        "confirmations": if on_chain { confirmations } else { -1 },
         "height": height,
         "version": h.version.to_consensus(),
         "merkleroot": h.merkle_root.to_string(),
         "time": h.time,
-        "mediantime": chain.median_time_s(height),
+        "mediantime": chain.median_time_of(&hash),
         "nonce": h.nonce,
         "bits": format!("{:08x}", h.bits.to_consensus()),
         // every regtest block is two hashes of work
         "chainwork": format!("{:064x}", 2 * (u64::from(height) + 1)),
         "nTx": block.txdata.len(),
     });
-    if let (Some(object), true) = (value.as_object_mut(), height > 0) {
-        object.insert("previousblockhash".into(), json!(h.prev_blockhash.to_string()));
+    if let Some(object) = value.as_object_mut() {
+        if height > 0 {
+            object.insert("previousblockhash".into(), json!(h.prev_blockhash.to_string()));
+        }
+        if let Some(next) = chain.block(height.saturating_add(1)).filter(|_| on_chain) {
+            object.insert("nextblockhash".into(), json!(next.block_hash().to_string()));
+        }
     }
-    Some(value)
+    value
+}
+
+/// Satoshis per 1,000 vbytes as BTC.
+fn btc_rate(sat_per_kvb: u64) -> f64 {
+    Amount::from_sat(sat_per_kvb).to_btc()
+}
+
+fn raw_tx(hex: &str) -> Result<Transaction, Fail> {
+    deserialize_hex(hex).map_err(|_| fail(-22, "TX decode failed"))
+}
+
+fn mempool_entry(chain: &Chain, txid: &Txid) -> Option<Value> {
+    let (entry, [up, down]) = (chain.pool().get(txid)?, chain.pool().relatives(txid)?);
+    let btc = |sat| Amount::from_sat(sat).to_btc();
+    Some(json!({
+        "time": entry.time_s,
+        "height": entry.height,
+        "vsize": entry.vsize,
+        "weight": entry.weight,
+        "ancestorcount": up.0, "ancestorsize": up.1,
+        "descendantcount": down.0, "descendantsize": down.1,
+        "fees": {"base": btc(entry.fee_sat), "modified": btc(entry.fee_sat), "ancestor": btc(up.2), "descendant": btc(down.2)},
+    }))
+}
+
+fn test_accept(state: &State, p: &Params<'_>) -> Result<Value, Fail> {
+    // a package of several depends on rules for packages, which this chain has not
+    let [tx] = p.at(0).as_array().map_or(&[][..], Vec::as_slice) else {
+        return Err(invalid_parameter("this chain tests one transaction at a time"));
+    };
+    let tx = raw_tx(tx.as_str().ok_or_else(|| fail(-3, "rawtxs must be strings"))?)?;
+    let (txid, wtxid) = (tx.compute_txid().to_string(), tx.compute_wtxid().to_string());
+    let mut verdict = json!({"txid": txid, "wtxid": wtxid, "allowed": true});
+    match (state.chain.test_accept(tx, state.now_s()), verdict.as_object_mut()) {
+        (Ok(fee_sat), Some(v)) => {
+            v.insert("fees".into(), json!({"base": Amount::from_sat(fee_sat).to_btc()}));
+        }
+        (Err(why), Some(v)) => {
+            v.insert("allowed".into(), json!(false));
+            v.insert("reject-reason".into(), json!(why.to_string()));
+        }
+        _ => {}
+    }
+    Ok(json!([verdict]))
+}
+
+/// Transactions named by txid or given in hex.
+fn named_txs(chain: &Chain, list: &Value) -> Result<Vec<Transaction>, Fail> {
+    let list = list.as_array().filter(|l| l.len() <= MAX_TXS);
+    let list = list.ok_or_else(|| invalid_parameter("transactions must be a list of at most 1000"))?;
+    let tx = |v: &Value| {
+        let text = v.as_str().ok_or_else(|| fail(-3, "transactions must be strings"))?;
+        match Txid::from_str(text) {
+            Ok(txid) => {
+                let entry = chain.pool().get(&txid);
+                entry.map(|e| e.tx.clone()).ok_or_else(|| fail(-5, format!("Transaction {txid} not in mempool.")))
+            }
+            Err(_) => raw_tx(text),
+        }
+    };
+    list.iter().map(tx).collect()
+}
+
+fn tips(chain: &Chain) -> Value {
+    let tip = |t: &super::ChainTip| {
+        let status = match (t.branch_blocks, t.invalid) {
+            (0, _) => "active",
+            (_, true) => "invalid",
+            _ => "valid-fork",
+        };
+        json!({"height": t.height, "hash": t.hash.to_string(), "branchlen": t.branch_blocks, "status": status})
+    };
+    chain.tips().iter().map(tip).collect()
 }
 
 fn unspent(chain: &Chain, p: &Params<'_>) -> Result<Value, Fail> {
@@ -171,22 +253,20 @@ pub(super) fn call(state: &mut State, method: &str, params: &[Value]) -> Result<
             block.map(|b| json!(b.block_hash().to_string())).ok_or_else(|| fail(-8, "Block height out of range"))
         }
         "getblockheader" => {
-            let height = p.block(chain)?;
-            if p.at(1).as_bool() == Some(false) {
-                return chain
-                    .block(height)
-                    .map(|b| json!(serialize_hex(&b.header)))
-                    .ok_or_else(|| fail(-5, "Block not found"));
+            let (block, height) = p.block(chain)?;
+            match p.at(1).as_bool() {
+                Some(false) => Ok(json!(serialize_hex(&block.header))),
+                _ => Ok(header(chain, block, height)),
             }
-            header(chain, height).ok_or_else(|| fail(-5, "Block not found"))
         }
         "getblock" => {
-            let height = p.block(chain)?;
+            let (block, _) = p.block(chain)?;
             if p.at(1).as_u64() != Some(0) && p.at(1).as_bool() != Some(false) {
                 return Err(invalid_parameter("this chain serves blocks with verbosity 0 only"));
             }
-            chain.block(height).map(|b| json!(serialize_hex(b))).ok_or_else(|| fail(-5, "Block not found"))
+            Ok(json!(serialize_hex(block)))
         }
+        "getchaintips" => Ok(tips(chain)),
         "gettxout" => unspent(chain, &p),
         "getrawtransaction" => {
             if !matches!(p.at(1), Value::Null | Value::Bool(false)) && p.at(1).as_u64() != Some(0) {
@@ -198,8 +278,11 @@ pub(super) fn call(state: &mut State, method: &str, params: &[Value]) -> Result<
         "getmempoolinfo" => Ok(json!({
             "loaded": true,
             "size": chain.pool().len(),
-            "mempoolminfee": MIN_FEE,
-            "minrelaytxfee": MIN_FEE,
+            "bytes": chain.pool().vbytes(),
+            "maxmempool": chain.policy.max_pool_vbytes,
+            "mempoolminfee": btc_rate(chain.min_fee_sat_per_kvb()),
+            "minrelaytxfee": btc_rate(chain.policy.min_fee_sat_per_kvb),
+            "incrementalrelayfee": btc_rate(chain.policy.min_fee_sat_per_kvb),
         })),
         "getrawmempool" => {
             if p.at(0).as_bool() == Some(true) {
@@ -207,20 +290,40 @@ pub(super) fn call(state: &mut State, method: &str, params: &[Value]) -> Result<
             }
             Ok(chain.pool().entries().map(|e| json!(e.txid.to_string())).collect())
         }
-        "getmempoolentry" => {
-            let entry = chain.pool().get(&p.txid(0)?).ok_or_else(|| fail(-5, "Transaction not in mempool"))?;
-            Ok(json!({
-                "time": entry.time_s,
-                "height": entry.height,
-                "vsize": entry.vsize,
-                "weight": entry.weight,
-                "fees": {"base": Amount::from_sat(entry.fee_sat).to_btc()},
-            }))
+        "getmempoolentry" => mempool_entry(chain, &p.txid(0)?).ok_or_else(|| fail(-5, "Transaction not in mempool")),
+        "estimatesmartfee" => {
+            let blocks = p.u64(0, "conf_target")?;
+            if !(1..=MAX_TARGET_BLOCKS).contains(&blocks) {
+                return Err(invalid_parameter("Invalid conf_target, must be between 1 and 1008"));
+            }
+            Ok(json!({"feerate": btc_rate(chain.fee_estimate_sat_per_kvb(blocks)), "blocks": blocks}))
         }
-        "estimatesmartfee" => Ok(json!({"feerate": FEE_ESTIMATE, "blocks": p.at(0).as_u64().unwrap_or(2).max(2)})),
+        "testmempoolaccept" => test_accept(state, &p),
         "sendrawtransaction" => {
-            let tx: Transaction = deserialize_hex(p.str(0, "hexstring")?).map_err(|_| fail(-22, "TX decode failed"))?;
+            let tx = raw_tx(p.str(0, "hexstring")?)?;
             state.accept(tx).map_err(internal)?.map_err(|e| rejected(&e)).map(|txid| json!(txid.to_string()))
+        }
+        "submitblock" => {
+            let block = deserialize_hex(p.str(0, "hexdata")?).map_err(|_| fail(-22, "Block decode failed"))?;
+            let verdict = state.submit(block).map_err(internal)?;
+            Ok(verdict.map_or_else(|why| json!(why.to_string()), |()| Value::Null))
+        }
+        "invalidateblock" | "reconsiderblock" => {
+            let hash = p.hash()?;
+            chain.any_block(&hash).ok_or_else(|| fail(-5, "Block not found"))?;
+            let done = if method == "invalidateblock" { state.invalidate(&hash) } else { state.reconsider(&hash) };
+            done.map(|()| Value::Null).map_err(internal)
+        }
+        "setmocktime" => {
+            let time_s = p.u64(0, "timestamp")?;
+            state.mock_time_s = (time_s > 0).then_some(time_s);
+            Ok(Value::Null)
+        }
+        "generateblock" => {
+            let payout = address(p.str(0, "output")?)?;
+            let txs = named_txs(chain, p.at(1))?;
+            let hash = state.mine_exactly(&txs, &payout).map_err(internal)?;
+            Ok(json!({"hash": hash.to_string()}))
         }
         "getnewaddress" => Ok(json!(faucet_address().to_string())),
         "generatetoaddress" => {

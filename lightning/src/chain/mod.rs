@@ -2,28 +2,38 @@
 //!
 //! A network for trying out and testing needs blocks, not a 27 MB binary that somebody must fetch first.
 //! A mock that says yes to every transaction would be shorter, and would hide that a force-close is not
-//! valid; so this is a real chain: scripts are checked by Bitcoin's own verifier, and a real bitcoind
-//! accepts every block made here (tests/cross_check.rs). What is missing, it refuses rather than guesses:
-//! spending taproot outputs (the verifier predates them). There are no reorganisations, no peers, and of
-//! relay policy only fee, size and replacement.
+//! valid; so this is a real chain: scripts are checked by Bitcoin Core's own verifier, taproot included,
+//! branches compete, blocks fill up, and a real bitcoind accepts every block made here and gives the same
+//! verdict on transactions (tests/chain_agreement.rs). There are no peers, no packages, and no
+//! version 3 transactions; the script flags that are relay policy only (low S, minimal pushes) are not checked.
 //!
-//! * `chain.rs` the blocks and coins; `check.rs` the rules for one transaction; `mempool.rs` what waits.
-//! * `store.rs` files that survive a crash. `methods.rs` and `http.rs` what callers see.
+//! * `blocks.rs` the coins and the rules for a block; `check.rs` those for one transaction, `verify.rs` its
+//!   scripts, `policy.rs` what bitcoind would not relay. `tree.rs` branches and reorganisations.
+//! * `mempool.rs` what waits, `select.rs` what enters a block, `assemble.rs` making one.
+//! * `store.rs` files that survive a crash, `files.rs` what is in them. `methods.rs`, `http.rs` and
+//!   `server.rs` what callers see.
 //!
 //! Nothing happens by itself: a block is made when somebody asks for one. Use it on regtest only; anyone
 //! may spend the faucet's coins, which are worth nothing.
 
+mod assemble;
 mod blocks;
 mod check;
+mod files;
 mod http;
 mod mempool;
 mod methods;
+mod policy;
+mod select;
 mod server;
 mod store;
+mod tree;
+mod verify;
 
-pub use blocks::{Chain, ChainRejection};
+pub use blocks::{Chain, ChainPolicy, ChainRejection};
 pub use check::TxRejection;
 pub use server::{ChainConfig, ChainServer};
+pub use tree::ChainTip;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

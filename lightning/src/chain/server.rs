@@ -1,22 +1,21 @@
 //! The chain as a server: one thread per connection, one lock around the chain.
 
-use super::blocks::{Chain, faucet_address};
-use super::methods::{self, Fail, MAX_GENERATE};
-use super::store::RecordFile;
-use super::{ChainError, TxRejection, http};
+use super::assemble::faucet_address;
+use super::blocks::ChainPolicy;
+use super::files::{MAX_GENERATE, State};
+use super::methods::{self, Fail};
+use super::{ChainError, http};
 use crate::rpc::{RpcEndpoint, basic_auth};
-use bitcoin::consensus::encode::{deserialize, serialize};
-use bitcoin::{Address, Amount, Block, BlockHash, Network, ScriptBuf, Transaction, TxOut, Txid};
+use bitcoin::{Address, Amount, Network, TxOut};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
 use std::io::BufReader;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Most connections at a time.
 const MAX_CONNECTIONS: usize = 128;
@@ -36,88 +35,8 @@ pub struct ChainConfig {
     pub rpc_user: String,
     /// Their password.
     pub rpc_password: String,
-}
-
-/// The files of a chain with a directory.
-struct Files {
-    blocks: RecordFile,
-    /// What waits, so that a restart does not lose a channel's funding.
-    pool: RecordFile,
-    _lock: File,
-}
-
-/// The chain and its files.
-pub(super) struct State {
-    pub(super) chain: Chain,
-    files: Option<Files>,
-    /// Set by `stop`.
-    pub(super) stopping: bool,
-}
-
-fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-impl State {
-    fn open(dir: Option<&Path>) -> Result<Self, ChainError> {
-        let Some(dir) = dir else { return Ok(Self { chain: Chain::new(), files: None, stopping: false }) };
-        let io = |source| ChainError::Io { path: dir.to_path_buf(), source };
-        std::fs::create_dir_all(dir).map_err(io)?;
-        let lock = File::create(dir.join("lock")).map_err(io)?;
-        lock.try_lock().map_err(|e| match e {
-            TryLockError::WouldBlock => ChainError::InUse(dir.to_path_buf()),
-            TryLockError::Error(source) => io(source),
-        })?;
-        let path = dir.join("blocks.dat");
-        let (blocks, records) = RecordFile::open(path.clone())?;
-        let mut chain = Chain::new();
-        for (n, record) in records.iter().enumerate() {
-            let damaged =
-                |why: String| ChainError::Damaged { path: path.clone(), why: format!("block {}: {why}", n + 1) };
-            let block: Block = deserialize(record).map_err(|e| damaged(e.to_string()))?;
-            chain.connect(block).map_err(|e| damaged(e.to_string()))?;
-        }
-        let (pool, records) = RecordFile::open(dir.join("mempool.dat"))?;
-        for record in &records {
-            // one that a block took meanwhile, or that was replaced, is refused: fine
-            if let Ok(tx) = deserialize::<Transaction>(record) {
-                let _ = chain.accept(tx, now_s());
-            }
-        }
-        Ok(Self { chain, files: Some(Files { blocks, pool, _lock: lock }), stopping: false })
-    }
-
-    /// Takes a transaction, on disk too before anyone is told.
-    pub(super) fn accept(&mut self, tx: Transaction) -> Result<Result<Txid, TxRejection>, ChainError> {
-        let record = self.files.is_some().then(|| serialize(&tx));
-        let waiting = self.chain.pool().get(&tx.compute_txid()).is_some();
-        let accepted = self.chain.accept(tx, now_s());
-        if let (Ok(_), Some(record), Some(files), false) = (&accepted, record, &mut self.files, waiting) {
-            files.pool.append(&record)?;
-            files.pool.sync()?;
-        }
-        Ok(accepted)
-    }
-
-    /// Makes blocks, on disk before anyone is told.
-    pub(super) fn mine(&mut self, blocks: u64, payout: &ScriptBuf) -> Result<Vec<BlockHash>, ChainError> {
-        let refused = |e: super::ChainRejection| ChainError::Refused(e.to_string());
-        let mut hashes = Vec::new();
-        for _ in 0..blocks.min(MAX_GENERATE) {
-            let block = self.chain.assemble(payout.clone(), now_s()).map_err(refused)?;
-            let change = self.chain.check(&block).map_err(refused)?;
-            if let Some(files) = &mut self.files {
-                files.blocks.append(&serialize(&block))?;
-            }
-            hashes.push(block.block_hash());
-            self.chain.apply(block, change);
-        }
-        if let Some(files) = &mut self.files {
-            files.blocks.sync()?;
-            files.pool.clear()?; // only now: until the block is on disk these must not be lost
-        }
-        Ok(hashes)
-    }
+    /// What may wait for a block, and how full blocks get.
+    pub policy: ChainPolicy,
 }
 
 struct Shared {
@@ -145,11 +64,11 @@ impl ChainServer {
     /// # Errors
     /// If the address is not on loopback or taken, or the directory is in use or damaged.
     pub fn start(config: ChainConfig) -> Result<Self, ChainError> {
-        let ChainConfig { data_dir, listen, rpc_user: user, rpc_password: password } = config;
+        let ChainConfig { data_dir, listen, rpc_user: user, rpc_password: password, policy } = config;
         if !listen.ip().is_loopback() {
             return Err(ChainError::NotLoopback(listen));
         }
-        let state = State::open(data_dir.as_deref())?;
+        let state = State::open(data_dir.as_deref(), policy)?;
         let fail = |source| ChainError::Listen { addr: listen, source };
         let listener = TcpListener::bind(listen).map_err(fail)?;
         let addr = listener.local_addr().map_err(fail)?;
@@ -277,6 +196,8 @@ fn accept_loop(listener: &TcpListener, shared: &Arc<Shared>) {
         {
             let mut connections = lock(&shared.connections);
             if connections.len() >= MAX_CONNECTIONS {
+                // a short answer fits into the socket's buffer, so this does not wait for the caller
+                let _ = http::write(&mut &handle, "503 Service Unavailable", &refusal(-32600, "busy"), false);
                 let _ = handle.shutdown(Shutdown::Both);
                 continue;
             }
@@ -293,6 +214,10 @@ fn accept_loop(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
+fn refusal(code: i64, message: &str) -> Value {
+    json!({"result": null, "error": {"code": code, "message": message}, "id": null})
+}
+
 /// Serves one connection until it ends.
 fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
@@ -300,19 +225,14 @@ fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let mut reader = BufReader::new(stream);
     let mut writer = stream;
-    let refusal =
-        |code: i64, message: &str| json!({"result": null, "error": {"code": code, "message": message}, "id": null});
     loop {
-        let request = match http::read(&mut reader) {
+        let request = match http::read(&mut reader, &shared.authorization) {
             Ok(request) => request,
             Err(http::Bad::Gone) => return Ok(()),
             Err(http::Bad::Status(status)) => {
                 return http::write(&mut writer, status, &refusal(-32600, status), false);
             }
         };
-        if request.authorization.as_deref() != Some(&shared.authorization) {
-            return http::write(&mut writer, "401 Unauthorized", &refusal(-32600, "wrong user or password"), false);
-        }
         let (status, answer) = match lock(&shared.state).as_mut() {
             Some(state) => answer(state, &request.body),
             None => return Ok(()),

@@ -120,9 +120,28 @@ impl RecordFile {
         self.file.sync_data().map_err(io(&self.path))
     }
 
-    /// Forgets every record.
-    pub(super) fn clear(&mut self) -> Result<(), ChainError> {
-        self.truncate(MAGIC.len() as u64)
+    /// Its length, bytes.
+    pub(super) fn len(&self) -> u64 {
+        self.end
+    }
+
+    /// Puts other records in place of all of them, at once: a crash leaves the old or the new ones.
+    pub(super) fn replace(&mut self, records: impl Iterator<Item = Vec<u8>>) -> Result<(), ChainError> {
+        let path = self.path.with_extension("new");
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
+        let mut next = Self { file: options.map_err(io(&path))?, path: path.clone(), end: 0 };
+        next.file.write_all(MAGIC).map_err(io(&path))?;
+        next.end = MAGIC.len() as u64;
+        for record in records {
+            next.append(&record)?;
+        }
+        next.sync()?;
+        std::fs::rename(&path, &self.path).map_err(io(&path))?;
+        if let Some(dir) = self.path.parent() {
+            File::open(dir).and_then(|d| d.sync_all()).map_err(io(dir))?;
+        }
+        (self.file, self.end) = (next.file, next.end);
+        Ok(())
     }
 }
 
@@ -188,14 +207,21 @@ mod tests {
     }
 
     #[test]
-    fn clearing_forgets() {
+    fn replacing_is_all_or_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("r");
-        sample(&path);
+        let records = sample(&path);
+        // a crash before the rename
+        std::fs::write(path.with_extension("new"), b"odachn1\nhalf").unwrap();
+        assert_eq!(open(&path).unwrap(), records);
         let (mut file, _) = RecordFile::open(path.clone()).unwrap();
-        file.clear().unwrap();
+        file.replace([b"a".to_vec(), b"b".to_vec()].into_iter()).unwrap();
+        assert_eq!(open(&path).unwrap(), [b"a".to_vec(), b"b".to_vec()]);
         file.append(b"x").unwrap();
+        file.replace([b"c".to_vec()].into_iter()).unwrap();
+        file.append(b"d").unwrap();
+        assert_eq!(file.len(), std::fs::metadata(&path).unwrap().len());
         drop(file);
-        assert_eq!(open(&path).unwrap(), vec![b"x".to_vec()]);
+        assert_eq!(open(&path).unwrap(), [b"c".to_vec(), b"d".to_vec()]);
     }
 }

@@ -1,8 +1,8 @@
 //! Peers, channels and what is in them.
 
+use super::Wallet;
 use super::error::LightningError;
 use super::types::ChannelInfo;
-use super::{Wallet, ldk};
 use ldk_node::bitcoin::secp256k1::PublicKey;
 use ldk_node::lightning::ln::msgs::SocketAddress;
 use ldk_node::{LightningBalance, NodeError};
@@ -15,7 +15,7 @@ pub(super) fn key(node_id: &str) -> Result<PublicKey, LightningError> {
     node_id.parse().map_err(|_| LightningError::BadNodeId(node_id.chars().take(100).collect()))
 }
 
-fn peer_address(address: &str) -> Result<SocketAddress, LightningError> {
+pub(super) fn peer_address(address: &str) -> Result<SocketAddress, LightningError> {
     SocketAddress::from_str(address).map_err(|_| LightningError::BadAddress(address.chars().take(100).collect()))
 }
 
@@ -64,7 +64,7 @@ impl Wallet {
     pub fn connect(&self, node_id: &str, address: &str) -> Result<(), LightningError> {
         self.node
             .connect(key(node_id)?, peer_address(address)?, true)
-            .map_err(|e| unreachable_peer(e, node_id, address))
+            .map_err(|e| self.unreachable_peer(e, "connecting to a peer", node_id, address))
     }
 
     /// Opens a private channel, all of it on this side. Blocks until it is proposed; it is usable after
@@ -94,7 +94,7 @@ impl Wallet {
             NodeError::InsufficientFunds => {
                 LightningError::InsufficientFunds { capacity_sat, balance_sat: self.onchain_balance_sat() }
             }
-            other => unreachable_peer(other, node_id, address),
+            other => self.unreachable_peer(other, "opening a channel", node_id, address),
         })
     }
 
@@ -111,7 +111,7 @@ impl Wallet {
             } else {
                 self.node.close_channel(&c.user_channel_id, peer)
             };
-            closed.map_err(ldk("closing a channel"))?;
+            closed.map_err(self.why("closing a channel"))?;
         }
         Ok(())
     }
@@ -136,11 +136,11 @@ impl Wallet {
         let fits = |c: &ChannelInfo| c.usable && c.counterparty == counterparty && c.outbound_msat >= min_outbound_msat;
         self.channels().iter().any(fits)
     }
-}
 
-fn unreachable_peer(error: NodeError, node_id: &str, address: &str) -> LightningError {
-    match error {
-        NodeError::ConnectionFailed => LightningError::Connect { peer: node_id.into(), address: address.into() },
-        other => ldk("opening a channel")(other),
+    fn unreachable_peer(&self, error: NodeError, action: &'static str, node_id: &str, address: &str) -> LightningError {
+        match error {
+            NodeError::ConnectionFailed => LightningError::Connect { peer: node_id.into(), address: address.into() },
+            other => self.why(action)(other),
+        }
     }
 }

@@ -12,16 +12,71 @@ pub enum LightningError {
     /// bitcoind does not answer.
     #[error("the wallet needs a bitcoind: {0}")]
     Chain(#[from] RpcError),
-    /// bitcoind is on another network.
-    #[error("bitcoind at {addr} is on `{found}`, this wallet on {expected:?}: correct `bitcoind` or `network`")]
+    /// The chain source is on another network.
+    #[error("{source_name} is on `{found}`, this wallet on {expected:?}: correct the chain source or `network`")]
     WrongChain {
-        /// bitcoind.
-        addr: SocketAddr,
+        /// The chain source.
+        source_name: String,
         /// The wallet's network.
         expected: BitcoinNetwork,
-        /// What bitcoind calls its own.
+        /// What it calls its own, or the hash of its first block.
         found: String,
     },
+    /// An Esplora or Electrum server does not answer.
+    #[error(
+        "{source_name} does not answer ({why}): check its address and your connection, or use another chain source"
+    )]
+    ChainSilent {
+        /// The chain source.
+        source_name: String,
+        /// What happened.
+        why: String,
+    },
+    /// bitcoind is not up to date.
+    #[error(
+        "{source_name} knows {blocks} of {headers} blocks and is still catching up: the wallet goes on by itself when \
+         it is done"
+    )]
+    Syncing {
+        /// The chain source.
+        source_name: String,
+        /// Blocks it has.
+        blocks: u64,
+        /// Blocks there are, or this wallet has seen.
+        headers: u64,
+    },
+    /// bitcoind has deleted blocks that are needed.
+    #[error(
+        "{source_name} is pruned to block {prune_height}, but this wallet must read on from block {needed_height}: use \
+         an unpruned bitcoind, or an Esplora or Electrum server"
+    )]
+    Pruned {
+        /// The chain source.
+        source_name: String,
+        /// First block it has.
+        prune_height: u64,
+        /// First block needed.
+        needed_height: u64,
+    },
+    /// The chain source has another chain than the wallet saw.
+    #[error(
+        "{source_name} does not know block {height} ({hash}) that this wallet has seen: it was started anew or is on a \
+         fork; use the chain source the wallet had before"
+    )]
+    UnknownBlock {
+        /// The chain source.
+        source_name: String,
+        /// Height of the block.
+        height: u32,
+        /// Its hash.
+        hash: String,
+    },
+    /// The wallet is offline until the chain source is well.
+    #[error("the wallet is offline until it can see the chain: {0}")]
+    Waiting(String),
+    /// The seed cannot be looked for in a wallet that is there already.
+    #[error("{} holds a wallet already: restore into an empty data directory", .0.display())]
+    NotEmpty(PathBuf),
     /// Another process has the wallet open.
     #[error("{} is in use by another process: stop that one; one wallet open twice loses money", .0.display())]
     InUse(PathBuf),
@@ -90,6 +145,49 @@ pub enum LightningError {
         expected_msat: u64,
         /// What it says; none if it leaves the amount open.
         found_msat: Option<u64>,
+    },
+    /// No such amount can be sent or asked for.
+    #[error("{amount_msat} msat is no amount for an invoice: 1 msat to 21 million bitcoin")]
+    BadAmount {
+        /// Amount, msat.
+        amount_msat: u64,
+    },
+    /// The invoice leaves the amount to the payer, who named none.
+    #[error("the invoice leaves the amount open: say how much to pay")]
+    AmountMissing,
+    /// More than there is.
+    #[error(
+        "{amount_msat} msat is more than the {sendable_msat} msat this wallet can send now: open a channel, or pay less"
+    )]
+    TooLittle {
+        /// Amount, msat.
+        amount_msat: u64,
+        /// What its usable channels can send together, msat.
+        sendable_msat: u64,
+    },
+    /// Nobody is configured to open channels to this wallet.
+    #[error("no liquidity provider is configured: name one, or open a channel first")]
+    NoProvider,
+    /// The provider does not open a channel.
+    #[error(
+        "the liquidity provider {provider} does not offer a channel for {amount_msat} msat ({why}): is it running, is \
+         the amount within its limits, and the token right?"
+    )]
+    NoOffer {
+        /// Its node id.
+        provider: String,
+        /// Amount asked for, msat.
+        amount_msat: u64,
+        /// LDK's words.
+        why: String,
+    },
+    /// The provider asks for too much.
+    #[error(
+        "the liquidity provider asks for more than {max_fee_msat} msat to open a channel: allow more, or ask another"
+    )]
+    OfferTooDear {
+        /// Limit, msat.
+        max_fee_msat: u64,
     },
     /// The invoice is the wallet's own.
     #[error("the invoice is this wallet's own")]
@@ -164,6 +262,9 @@ pub enum LightningError {
         /// Address.
         address: String,
     },
+    /// A backup cannot be used.
+    #[error("the backup cannot be used: {0}")]
+    BadBackup(String),
     /// Nothing to acknowledge.
     #[error("no event is waiting to be acknowledged")]
     NoEvent,
@@ -175,4 +276,18 @@ pub enum LightningError {
         /// LDK's words.
         why: String,
     },
+}
+
+impl LightningError {
+    /// Whether it may pass without anyone changing this wallet's configuration: the wallet waits, and asks again.
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Chain(_)
+                | Self::ChainSilent { .. }
+                | Self::Syncing { .. }
+                | Self::Pruned { .. }
+                | Self::UnknownBlock { .. }
+        )
+    }
 }

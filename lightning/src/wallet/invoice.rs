@@ -5,11 +5,14 @@
 //! invoice is taken apart, the field set, and the whole signed again with the node's own key.
 
 use super::error::LightningError;
+use super::types::InvoiceInfo;
 use ldk_node::bitcoin::Network;
 use ldk_node::bitcoin::bip32::Xpriv;
 use ldk_node::bitcoin::hashes::Hash as _;
 use ldk_node::lightning::sign::{KeysManager, NodeSigner as _, Recipient};
-use ldk_node::lightning_invoice::{Bolt11Invoice, MinFinalCltvExpiryDelta, RawTaggedField, TaggedField};
+use ldk_node::lightning_invoice::{
+    Bolt11Invoice, Bolt11InvoiceDescriptionRef, MinFinalCltvExpiryDelta, RawTaggedField, TaggedField,
+};
 use oda_consensus::genesis::BitcoinNetwork;
 use oda_consensus::ids::PaymentHash;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -84,29 +87,30 @@ pub(super) struct Agreed<'a> {
     pub(super) now: Duration,
 }
 
-/// Parses an invoice and checks that it says exactly what was agreed.
-pub(super) fn check(bolt11: &str, agreed: &Agreed<'_>) -> Result<Bolt11Invoice, LightningError> {
+/// Parses an invoice for a network.
+pub(super) fn parse(bolt11: &str, net: BitcoinNetwork) -> Result<Bolt11Invoice, LightningError> {
     if bolt11.len() > MAX_INVOICE_BYTES {
         return Err(LightningError::InvalidInvoice(format!("longer than {MAX_INVOICE_BYTES} bytes")));
     }
     let invoice: Bolt11Invoice = bolt11.parse().map_err(|e: ldk_node::lightning_invoice::ParseOrSemanticError| {
         LightningError::InvalidInvoice(e.to_string())
     })?;
-    if invoice.network() != network(agreed.network) {
-        return Err(LightningError::WrongNetwork { expected: agreed.network, found: invoice.network().to_string() });
+    if invoice.network() != network(net) {
+        return Err(LightningError::WrongNetwork { expected: net, found: invoice.network().to_string() });
     }
-    let found = PaymentHash(invoice.payment_hash().to_byte_array());
-    if found != agreed.hash {
-        return Err(LightningError::WrongHash { expected: agreed.hash, found });
-    }
-    let found_msat = invoice.amount_milli_satoshis();
-    if found_msat != Some(agreed.amount_msat) {
-        return Err(LightningError::WrongAmount { expected_msat: agreed.amount_msat, found_msat });
-    }
-    if invoice.would_expire(agreed.now) {
+    Ok(invoice)
+}
+
+fn hash(invoice: &Bolt11Invoice) -> PaymentHash {
+    PaymentHash(invoice.payment_hash().to_byte_array())
+}
+
+/// Checks that an invoice can be paid now, by another node than the payee.
+pub(super) fn check_payable(invoice: &Bolt11Invoice, own_node_id: &str, now: Duration) -> Result<(), LightningError> {
+    if invoice.would_expire(now) {
         return Err(LightningError::Expired);
     }
-    if invoice.get_payee_pub_key().to_string() == agreed.own_node_id {
+    if invoice.get_payee_pub_key().to_string() == own_node_id {
         return Err(LightningError::OwnInvoice);
     }
     let max = LDK_FINAL_CLTV_BLOCKS + MAX_HOLD_BLOCKS;
@@ -114,6 +118,36 @@ pub(super) fn check(bolt11: &str, agreed: &Agreed<'_>) -> Result<Bolt11Invoice, 
     if blocks > u64::from(max) {
         return Err(LightningError::HoldTooLong { blocks: u32::try_from(blocks).unwrap_or(u32::MAX), max });
     }
+    Ok(())
+}
+
+/// What an invoice says, for people.
+pub(super) fn info(invoice: &Bolt11Invoice) -> InvoiceInfo {
+    let description = match invoice.description() {
+        Bolt11InvoiceDescriptionRef::Direct(text) => text.to_string(),
+        Bolt11InvoiceDescriptionRef::Hash(hash) => format!("(text with hash {})", hash.0),
+    };
+    InvoiceInfo {
+        hash: hash(invoice),
+        amount_msat: invoice.amount_milli_satoshis(),
+        description,
+        payee: invoice.get_payee_pub_key().to_string(),
+        expires_at_s: invoice.expires_at().unwrap_or_default().as_secs(),
+    }
+}
+
+/// Parses an invoice and checks that it says exactly what was agreed.
+pub(super) fn check(bolt11: &str, agreed: &Agreed<'_>) -> Result<Bolt11Invoice, LightningError> {
+    let invoice = parse(bolt11, agreed.network)?;
+    let found = hash(&invoice);
+    if found != agreed.hash {
+        return Err(LightningError::WrongHash { expected: agreed.hash, found });
+    }
+    let found_msat = invoice.amount_milli_satoshis();
+    if found_msat != Some(agreed.amount_msat) {
+        return Err(LightningError::WrongAmount { expected_msat: agreed.amount_msat, found_msat });
+    }
+    check_payable(&invoice, agreed.own_node_id, agreed.now)?;
     Ok(invoice)
 }
 

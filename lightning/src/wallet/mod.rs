@@ -6,9 +6,13 @@
 //! panics inside LDK.
 //!
 //! Money moves only through five calls. [`Wallet::hold_invoice`] makes an invoice whose payment is held,
-//! not taken. [`Wallet::pay`] pays one, once. [`Wallet::claim`] takes a held payment with its preimage,
-//! [`Wallet::fail`] gives it back. What became of it arrives as an [`LnEvent`]; an event comes again, after
-//! a restart too, until [`Wallet::event_handled`] says that what follows from it is on disk (P6).
+//! not taken; [`Wallet::receive`] a plain one, taken as it arrives. [`Wallet::pay`] pays one, once.
+//! [`Wallet::claim`] takes a held payment with its preimage, [`Wallet::fail`] gives it back. What became
+//! of it arrives as an [`LnEvent`]; an event comes again, after a restart too, until
+//! [`Wallet::event_handled`] says that what follows from it is on disk (P6).
+//!
+//! The chain comes from a [`ChainSource`]. A wallet's first start needs it; later ones do without: the wallet then
+//! opens offline, says why in [`Wallet::chain_status`], and goes online by itself.
 //!
 //! LDK never reports a held payment that it failed back at its deadline: the caller compares
 //! [`Wallet::best_block_height`] with the deadline of the event or of [`Wallet::held_payments`].
@@ -16,16 +20,23 @@
 mod channels;
 mod error;
 mod events;
+mod history;
 mod holds;
 mod invoice;
+mod liquidity;
 mod log;
 mod payments;
+mod source;
 mod types;
+mod watch;
 
 pub use error::LightningError;
-pub use types::{ChannelInfo, Direction, HeldPayment, LnEvent, PaymentState, PaymentStatus, WalletConfig};
+pub use types::{
+    ChainSource, ChainStatus, ChannelEntry, ChannelInfo, Direction, HeldPayment, InvoiceInfo, LiquidityProvider,
+    LiquidityService, LnEvent, PaymentRecord, PaymentState, PaymentStatus, PeerEntry, StaticBackup, WalletConfig,
+};
 
-use crate::rpc::{RpcClient, RpcEndpoint};
+use crate::rpc::RpcEndpoint;
 use channels::key;
 use events::Unacknowledged;
 use holds::Holds;
@@ -33,13 +44,25 @@ use ldk_node::config::{AnchorChannelsConfig, Config};
 use ldk_node::lightning::ln::msgs::SocketAddress;
 use ldk_node::{BuildError, Builder, Node, NodeError};
 use oda_consensus::genesis::BitcoinNetwork;
+use source::Source;
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use watch::Watch;
+
+/// File that names the network of a wallet's directory.
+const NETWORK_FILE: &str = "network";
+/// The directory in it that is LDK's, and the file LDK keeps everything in (ldk-node's `io/sqlite_store`).
+const LDK_DIR: &str = "ldk";
+const LDK_FILE: &str = "ldk_node_data.sqlite";
 
 /// A running wallet. Dropping it stops it.
 pub struct Wallet {
-    node: Node,
+    node: Arc<Node>,
+    watch: Watch,
+    /// Node id of the liquidity provider.
+    provider: Option<String>,
     node_id: String,
     network: BitcoinNetwork,
     signer: invoice::Signer,
@@ -65,11 +88,11 @@ impl Wallet {
     /// Starts the wallet of a directory, creating it at first. Blocks.
     ///
     /// # Errors
-    /// If bitcoind does not answer or is on another network, the directory is in use or another
-    /// network's, or the port is taken; each error says what to do.
+    /// If the configuration is wrong, the directory is in use or another network's, or the port is taken; on the first
+    /// start also if the chain source is not well (later ones wait for it, see [`Wallet::chain_status`]). Each error
+    /// says what to do.
     pub fn start(config: WalletConfig) -> Result<Self, LightningError> {
-        let WalletConfig { data_dir, seed, network, listen, bitcoind, rpc_user, rpc_password, trusted_peers, alias } =
-            config;
+        let data_dir = config.data_dir.clone();
         let io = |source| LightningError::Io { path: data_dir.clone(), source };
         std::fs::create_dir_all(&data_dir).map_err(io)?;
         let lock = File::create(data_dir.join("lock")).map_err(io)?;
@@ -77,40 +100,47 @@ impl Wallet {
             TryLockError::WouldBlock => LightningError::InUse(data_dir.clone()),
             TryLockError::Error(source) => LightningError::Io { path: data_dir.join("lock"), source },
         })?;
-        let trusted = trusted_peers.iter().map(|p| key(p)).collect::<Result<Vec<_>, _>>()?;
-        check_chain(RpcEndpoint { addr: bitcoind, user: rpc_user.clone(), password: rpc_password.clone() }, network)?;
-        let signer = invoice::Signer::new(&seed, network)?;
-        let holds = Holds::open(data_dir.join("holds"))?;
-
-        let mut ldk_config = Config {
-            storage_dir_path: data_dir.join("ldk").display().to_string(),
-            network: invoice::network(network),
-            listening_addresses: Some(vec![socket_address(listen)]),
-            trusted_peers_0conf: trusted.clone(),
-            ..Config::default()
+        check_network(&data_dir, config.network)?;
+        let first = !data_dir.join(LDK_DIR).join(LDK_FILE).exists();
+        if config.recover && !first {
+            return Err(LightningError::NotEmpty(data_dir));
+        }
+        source::check_port(config.listen)?;
+        let chain = Source { chain: config.chain.clone(), network: config.network };
+        let probed = match chain.probe() {
+            Err(error) if first || !error.may_pass() => return Err(error),
+            probed => probed,
         };
-        ldk_config.anchor_channels_config =
-            Some(AnchorChannelsConfig { trusted_peers_no_reserve: trusted, ..AnchorChannelsConfig::default() });
-        let mut builder = Builder::from_config(ldk_config);
-        builder.set_entropy_seed_bytes(*seed);
-        builder.set_chain_source_bitcoind_rpc(bitcoind.ip().to_string(), bitcoind.port(), rpc_user, rpc_password);
-        builder.set_custom_logger(Arc::new(log::TracingLog));
-        builder.set_node_alias(alias.clone()).map_err(|_| LightningError::BadAlias(alias))?;
-        let node = builder.build().map_err(|e| match e {
-            BuildError::NetworkMismatch => LightningError::OtherNetwork(data_dir.clone()),
-            other => LightningError::Ldk { action: "opening the wallet", why: other.to_string() },
-        })?;
+        if let (true, Ok(tip)) = (config.recover, &probed) {
+            chain.has_blocks_from(tip, 0)?;
+        }
+        let signer = invoice::Signer::new(&config.seed, config.network)?;
+        let holds = Holds::open(data_dir.join("holds"))?;
+        let (listen, network) = (config.listen, config.network);
+        let provider = config.liquidity.as_ref().map(|p| p.node_id.clone());
+        let node = Arc::new(build(config, &chain)?);
+        std::fs::write(data_dir.join(NETWORK_FILE), network_name(network)).map_err(io)?;
         let node_id = node.node_id().to_string();
         if !signer.signs_for(&node_id) {
             let why = "LDK derives its node key differently than this version expects".into();
             return Err(LightningError::Ldk { action: "opening the wallet", why });
         }
-        node.start().map_err(|e| match e {
-            NodeError::InvalidSocketAddress => LightningError::Listen(listen),
-            other => ldk("starting the wallet")(other),
-        })?;
+        let started = probed
+            .and_then(|tip| chain.can_continue(&tip, node.status().current_best_block))
+            .and_then(|()| watch::start(&node, &chain, listen));
+        let trouble = match started {
+            Ok(()) => None,
+            Err(error) if first || !error.may_pass() => return Err(error),
+            Err(error) => {
+                tracing::warn!("the wallet starts offline: {error}");
+                Some(error)
+            }
+        };
+        let watch = Watch::new(&node, chain, listen, trouble.as_ref())?;
         let wallet = Self {
             node,
+            watch,
+            provider,
             node_id,
             network,
             signer,
@@ -128,7 +158,7 @@ impl Wallet {
     /// # Errors
     /// If LDK could not write its state.
     pub fn stop(&self) -> Result<(), LightningError> {
-        match self.node.stop() {
+        match self.watch.stop(&self.node) {
             Ok(()) | Err(NodeError::NotRunning) => Ok(()),
             Err(error) => Err(ldk("stopping the wallet")(error)),
         }
@@ -137,6 +167,25 @@ impl Wallet {
     /// Its Lightning node id.
     pub fn node_id(&self) -> String {
         self.node_id.clone()
+    }
+
+    /// Whether it can see the chain, and if not, why.
+    pub fn chain_status(&self) -> ChainStatus {
+        let (running, trouble) = self.watch.status();
+        ChainStatus { running, trouble, height: self.best_block_height() }
+    }
+
+    /// Its network.
+    pub fn network(&self) -> BitcoinNetwork {
+        self.network
+    }
+
+    /// LDK's refusal, with the reason if it does not run.
+    fn why(&self, action: &'static str) -> impl FnOnce(NodeError) -> LightningError + '_ {
+        move |error| match error {
+            NodeError::NotRunning => self.watch.not_running(),
+            other => ldk(action)(other),
+        }
     }
 
     /// A new on-chain address of this wallet.
@@ -162,12 +211,12 @@ impl Wallet {
         self.node.status().current_best_block.height
     }
 
-    /// Asks bitcoind for news now instead of within two seconds. Blocks.
+    /// Asks the chain source for news now: LDK asks bitcoind every two seconds, others every half minute. Blocks.
     ///
     /// # Errors
-    /// If bitcoind does not answer.
+    /// If it does not answer.
     pub fn sync(&self) -> Result<(), LightningError> {
-        self.node.sync_wallets().map_err(ldk("asking bitcoind for blocks"))?;
+        self.node.sync_wallets().map_err(self.why("asking the chain source for blocks"))?;
         let _one_at_a_time = lock(&self.deciding);
         self.expire_overdue()
     }
@@ -188,18 +237,64 @@ fn socket_address(addr: SocketAddr) -> SocketAddress {
     }
 }
 
-/// LDK on regtest starts without bitcoind and on the wrong chain alike, and then sees no blocks: ask first.
-fn check_chain(endpoint: RpcEndpoint, network: BitcoinNetwork) -> Result<(), LightningError> {
-    let addr = endpoint.addr;
-    let info = RpcClient::new(endpoint).call("getblockchaininfo", serde_json::json!([]))?;
-    let found = info.get("chain").and_then(serde_json::Value::as_str).unwrap_or("unknown");
-    let expected = match network {
+/// The network's name in a wallet's directory.
+fn network_name(network: BitcoinNetwork) -> &'static str {
+    match network {
         BitcoinNetwork::Regtest => "regtest",
         BitcoinNetwork::Signet => "signet",
-        BitcoinNetwork::Bitcoin => "main",
-    };
-    if found != expected {
-        return Err(LightningError::WrongChain { addr, expected: network, found: found.into() });
+        BitcoinNetwork::Bitcoin => "bitcoin",
     }
-    Ok(())
+}
+
+/// Refuses a directory of another network, before anything is derived or written for this one.
+fn check_network(data_dir: &Path, network: BitcoinNetwork) -> Result<(), LightningError> {
+    let path = data_dir.join(NETWORK_FILE);
+    match std::fs::read_to_string(&path) {
+        Ok(found) if found.trim() == network_name(network) => Ok(()),
+        Ok(_) => Err(LightningError::OtherNetwork(data_dir.into())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()), // new, or from before there was the file
+        Err(source) => Err(LightningError::Io { path, source }),
+    }
+}
+
+/// Builds LDK's node, not started.
+fn build(config: WalletConfig, chain: &Source) -> Result<Node, LightningError> {
+    let WalletConfig { data_dir, seed, network, listen, trusted_peers, alias, liquidity, recover, .. } = config;
+    let trusted = trusted_peers.iter().map(|p| key(p)).collect::<Result<Vec<_>, _>>()?;
+    // A newcomer has no coins to keep in reserve for a first channel's anchors; LDK would refuse it, and the provider
+    // fall back to a channel without anchors, whose fees cannot be raised when it must be closed.
+    let provider = liquidity.as_ref().map(|p| key(&p.node_id)).transpose()?;
+    let no_reserve = trusted.iter().copied().chain(provider).collect();
+    let mut ldk_config = Config {
+        storage_dir_path: data_dir.join(LDK_DIR).display().to_string(),
+        network: invoice::network(network),
+        listening_addresses: Some(vec![socket_address(listen)]),
+        trusted_peers_0conf: trusted,
+        ..Config::default()
+    };
+    ldk_config.anchor_channels_config =
+        Some(AnchorChannelsConfig { trusted_peers_no_reserve: no_reserve, ..AnchorChannelsConfig::default() });
+    let mut builder = Builder::from_config(ldk_config);
+    builder.set_entropy_seed_bytes(*seed);
+    builder.set_custom_logger(Arc::new(log::TracingLog));
+    if let Some(provider) = &liquidity {
+        liquidity::use_provider(&mut builder, provider)?;
+    }
+    if let Some(service) = config.serve_liquidity {
+        liquidity::serve(&mut builder, service);
+    }
+    builder.set_node_alias(alias.clone()).map_err(|_| LightningError::BadAlias(alias))?;
+    let failed = |e| match e {
+        BuildError::NetworkMismatch => LightningError::OtherNetwork(data_dir.clone()),
+        other => LightningError::Ldk { action: "opening the wallet", why: other.to_string() },
+    };
+    if let (true, ChainSource::Bitcoind(endpoint)) = (recover, &chain.chain) {
+        // With a bitcoind LDK starts a new wallet at the tip and would never see older coins; with one that does not
+        // answer it starts at the first block. What was built so stays when it is opened again.
+        let nobody = RpcEndpoint { addr: SocketAddr::from(([127, 0, 0, 1], 1)), ..endpoint.clone() };
+        Source { chain: ChainSource::Bitcoind(nobody), network }.configure(&mut builder);
+        drop(builder.build().map_err(failed)?);
+    }
+    chain.configure(&mut builder);
+    builder.build().map_err(failed)
 }

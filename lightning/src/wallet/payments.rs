@@ -7,13 +7,38 @@ use super::{Wallet, invoice, ldk, lock};
 use ldk_node::NodeError;
 use ldk_node::lightning::ln::channelmanager::PaymentId;
 use ldk_node::lightning::routing::router::RouteParametersConfig;
-use ldk_node::lightning_invoice::{Bolt11InvoiceDescription, Description};
 use ldk_node::lightning_types::payment::{PaymentHash as LdkHash, PaymentPreimage as LdkPreimage};
-use ldk_node::payment::{PaymentDetails, PaymentDirection, PaymentKind, PaymentStatus as LdkStatus};
+use ldk_node::payment::{Bolt11Payment, PaymentDetails, PaymentDirection, PaymentKind, PaymentStatus as LdkStatus};
 use oda_consensus::ids::{PaymentHash, Preimage};
 
 /// Blocks past a deadline after which a claim that LDK never confirmed is given up.
 const CLAIM_GRACE_BLOCKS: u32 = 6;
+
+/// Extra final CLTV blocks LSPS2 wants (bLIP-52), which LDK registers for such an invoice.
+const JUST_IN_TIME_BLOCKS: u32 = 2;
+
+/// How a held payment comes in.
+#[derive(Clone, Copy)]
+pub(super) enum Via {
+    /// Over a channel there is.
+    Channel,
+    /// Over one that the liquidity provider opens for it.
+    JustInTime { max_fee_msat: u64 },
+}
+
+impl Via {
+    fn min_hold_blocks(self) -> u32 {
+        match self {
+            Self::Channel => 0,
+            Self::JustInTime { .. } => JUST_IN_TIME_BLOCKS,
+        }
+    }
+}
+
+/// What a payment may cost in routing fees if nothing else is said, msat.
+pub(super) fn default_max_fee_msat(amount_msat: u64) -> u64 {
+    (amount_msat / 100).saturating_add(50_000)
+}
 
 fn id(hash: PaymentHash) -> PaymentId {
     PaymentId(hash.0)
@@ -51,11 +76,22 @@ impl Wallet {
         expiry_s: u32,
         hold_blocks: u32,
     ) -> Result<String, LightningError> {
+        self.make_hold(hash, amount_msat, description, expiry_s, hold_blocks, Via::Channel)
+    }
+
+    pub(super) fn make_hold(
+        &self,
+        hash: PaymentHash,
+        amount_msat: u64,
+        description: &str,
+        expiry_s: u32,
+        hold_blocks: u32,
+        via: Via,
+    ) -> Result<String, LightningError> {
         if hold_blocks > invoice::MAX_HOLD_BLOCKS {
             return Err(LightningError::HoldTooLong { blocks: hold_blocks, max: invoice::MAX_HOLD_BLOCKS });
         }
-        let description = Description::new(description.chars().take(128).collect())
-            .map_err(|e| LightningError::InvalidInvoice(format!("{e:?}")))?;
+        let description = self.describe(amount_msat, description)?;
         let _one_at_a_time = lock(&self.deciding);
         let now_s = invoice::now().as_secs();
         match (self.holds.get(hash), self.ldk_status(hash)) {
@@ -81,13 +117,16 @@ impl Wallet {
             preimage: None,
         };
         self.holds.put(hold.clone())?;
-        let description = Bolt11InvoiceDescription::Direct(description);
-        let plain = self
-            .node
-            .bolt11_payment()
-            .receive_for_hash(amount_msat, &description, expiry_s, LdkHash(hash.0))
-            .map_err(ldk("making an invoice"))?;
-        let bolt11 = self.signer.with_hold(plain, hold_blocks)?.to_string();
+        let (bolt11, ldk_hash) = (self.node.bolt11_payment(), LdkHash(hash.0));
+        let plain = match via {
+            Via::Channel => bolt11
+                .receive_for_hash(amount_msat, &description, expiry_s, ldk_hash)
+                .map_err(self.why("making an invoice"))?,
+            Via::JustInTime { max_fee_msat } => bolt11
+                .receive_via_jit_channel_for_hash(amount_msat, &description, expiry_s, Some(max_fee_msat), ldk_hash)
+                .map_err(|e| self.no_offer(e, amount_msat, max_fee_msat))?,
+        };
+        let bolt11 = self.signer.with_hold(plain, hold_blocks.max(via.min_hold_blocks()))?.to_string();
         hold.bolt11 = Some(bolt11.clone());
         self.holds.put(hold)?;
         Ok(bolt11)
@@ -101,8 +140,7 @@ impl Wallet {
     /// # Errors
     /// If the invoice is not the agreed one, was paid before, or no channel can carry it now.
     pub fn pay(&self, bolt11: &str, hash: PaymentHash, amount_msat: u64) -> Result<(), LightningError> {
-        let max_fee_msat = (amount_msat / 100).saturating_add(50_000);
-        self.pay_with_max_fee(bolt11, hash, amount_msat, max_fee_msat)
+        self.pay_with_max_fee(bolt11, hash, amount_msat, default_max_fee_msat(amount_msat))
     }
 
     /// As [`Wallet::pay`], with a limit on the routing fee.
@@ -125,6 +163,17 @@ impl Wallet {
         };
         let invoice = invoice::check(bolt11, &agreed)?;
         let _one_at_a_time = lock(&self.deciding);
+        self.send_once(hash, amount_msat, max_fee_msat, |payment, route| payment.send(&invoice, Some(route)))
+    }
+
+    /// Sends, if the hash was not used before; the caller holds `deciding`.
+    pub(super) fn send_once(
+        &self,
+        hash: PaymentHash,
+        amount_msat: u64,
+        max_fee_msat: u64,
+        send: impl FnOnce(&Bolt11Payment, RouteParametersConfig) -> Result<PaymentId, NodeError>,
+    ) -> Result<(), LightningError> {
         if let Some(status) = self.payment_status(hash) {
             return Err(LightningError::AlreadyPaid { hash, state: status.state });
         }
@@ -132,7 +181,7 @@ impl Wallet {
             max_total_routing_fee_msat: Some(max_fee_msat),
             ..RouteParametersConfig::default()
         };
-        match self.node.bolt11_payment().send(&invoice, Some(route)) {
+        match send(&self.node.bolt11_payment(), route) {
             Ok(_) => Ok(()),
             Err(NodeError::PaymentSendingFailed) => {
                 // Nothing left this node, but LDK booked a failure, which would forbid the hash for good.
@@ -140,7 +189,7 @@ impl Wallet {
                 Err(LightningError::NoRoute { amount_msat })
             }
             Err(NodeError::DuplicatePayment) => Err(LightningError::AlreadyPaid { hash, state: PaymentState::Pending }),
-            Err(other) => Err(ldk("paying")(other)),
+            Err(other) => Err(self.why("paying")(other)),
         }
     }
 
@@ -258,7 +307,9 @@ impl Wallet {
             (LdkStatus::Pending, None) => PaymentState::Pending,
         };
         let preimage = match details.kind {
-            PaymentKind::Bolt11 { preimage, .. } => preimage.map(|p| Preimage(p.0)),
+            PaymentKind::Bolt11 { preimage, .. } | PaymentKind::Bolt11Jit { preimage, .. } => {
+                preimage.map(|p| Preimage(p.0))
+            }
             _ => None,
         };
         Some(PaymentStatus {

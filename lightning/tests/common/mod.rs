@@ -5,9 +5,9 @@
 use oda_consensus::genesis::BitcoinNetwork;
 use oda_consensus::ids::{PaymentHash, Preimage};
 use oda_lightning::bitcoind::{BitcoindConfig, exe_from_env, free_port};
-use oda_lightning::chain::ChainConfig;
+use oda_lightning::chain::{ChainConfig, ChainPolicy};
 use oda_lightning::rpc::RpcClient;
-use oda_lightning::{LightningError, LnEvent, RegtestDriver, RpcEndpoint, Wallet, WalletConfig};
+use oda_lightning::{ChainSource, LightningError, LnEvent, RegtestDriver, RpcEndpoint, Wallet, WalletConfig};
 use serde_json::json;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -30,6 +30,7 @@ pub fn embedded(dir: Option<&Path>) -> RegtestDriver {
         listen: "127.0.0.1:0".parse().unwrap(),
         rpc_user: "oda".into(),
         rpc_password: "secret".into(),
+        policy: ChainPolicy::default(),
     })
     .unwrap()
 }
@@ -56,11 +57,12 @@ pub fn wallet_config(dir: &Path, seed: u8, endpoint: &RpcEndpoint) -> WalletConf
         seed: zeroize::Zeroizing::new([seed; 64]),
         network: BitcoinNetwork::Regtest,
         listen: free_port().unwrap(),
-        bitcoind: endpoint.addr,
-        rpc_user: endpoint.user.clone(),
-        rpc_password: endpoint.password.clone(),
+        chain: ChainSource::Bitcoind(endpoint.clone()),
         trusted_peers: Vec::new(),
         alias: format!("test {seed}"),
+        liquidity: None,
+        serve_liquidity: None,
+        recover: false,
     }
 }
 
@@ -130,6 +132,13 @@ impl Net {
     }
 
     pub fn open_channel(&self) {
+        self.propose_channel();
+        self.mine(6);
+        self.wait_usable();
+    }
+
+    /// A channel whose funding waits for a block.
+    pub fn propose_channel(&self) {
         let (peer, address) = (self.trainer().node_id(), self.trainer_addr.to_string());
         self.sponsor.open_channel(&peer, &address, CHANNEL_SAT).unwrap();
         let funding = || self.sponsor.channels().iter().all(|c| c.funding.is_some());
@@ -137,8 +146,6 @@ impl Net {
         let rpc = self.driver.rpc();
         let waiting = || rpc.call("getrawmempool", json!([])).unwrap().as_array().is_some_and(|a| !a.is_empty());
         until("its funding is broadcast", waiting);
-        self.mine(6);
-        self.wait_usable();
     }
 
     pub fn wait_usable(&self) {
@@ -218,18 +225,40 @@ impl Net {
     }
 }
 
-/// Hands every block of an embedded chain to a fresh bitcoind; it must take them all.
+/// Hands every block of an embedded chain, those that lost included, to a fresh bitcoind; it must take them
+/// all and end on the same tip.
 pub fn cross_check(embedded: &RpcClient) {
     let dir = tempfile::tempdir().unwrap();
     let Some(real) = bitcoind(dir.path()) else { return };
-    let height = embedded.call_u64("getblockcount", json!([])).unwrap();
-    for h in 1..=height {
-        let hash = embedded.call_string("getblockhash", json!([h])).unwrap();
-        let block = embedded.call_string("getblock", json!([hash, 0])).unwrap();
-        let verdict = real.rpc().call("submitblock", json!([block])).unwrap();
-        assert!(verdict.is_null(), "bitcoind refuses block {h}: {verdict}");
+    let rpc = real.rpc();
+    let header = |hash: &str| embedded.call("getblockheader", json!([hash])).unwrap();
+    // by height and the lost ones first: so bitcoind goes there, checks them in full, and leaves again
+    let mut blocks: Vec<(u64, bool, String)> = Vec::new();
+    let mut invalid = Vec::new();
+    for tip in embedded.call("getchaintips", json!([])).unwrap().as_array().unwrap() {
+        let mut hash = tip["hash"].as_str().unwrap().to_string();
+        let on_chain = tip["status"] == "active";
+        let until = if on_chain { 0 } else { tip["height"].as_u64().unwrap() - tip["branchlen"].as_u64().unwrap() };
+        while header(&hash)["height"].as_u64().unwrap() > until {
+            blocks.push((header(&hash)["height"].as_u64().unwrap(), on_chain, hash.clone()));
+            if tip["status"] == "invalid" && header(&hash)["height"] == until + 1 {
+                invalid.push(hash.clone());
+            }
+            hash = header(&hash)["previousblockhash"].as_str().unwrap().to_string();
+        }
     }
-    assert_eq!(real.height().unwrap(), height);
-    eprintln!("a real bitcoind accepts all {height} blocks");
+    blocks.sort();
+    blocks.dedup();
+    for (height, _, hash) in &blocks {
+        let block = embedded.call_string("getblock", json!([hash, 0])).unwrap();
+        let verdict = rpc.call("submitblock", json!([block])).unwrap();
+        assert!(verdict.is_null() || verdict == "inconclusive", "bitcoind refuses block {height} {hash}: {verdict}");
+    }
+    for hash in invalid {
+        rpc.call("invalidateblock", json!([hash])).unwrap();
+    }
+    let tip = |rpc: &RpcClient| rpc.call_string("getbestblockhash", json!([])).unwrap();
+    assert_eq!(tip(&rpc), tip(embedded), "both chains end alike");
+    eprintln!("a real bitcoind accepts all {} blocks", blocks.len());
     real.stop().unwrap();
 }
