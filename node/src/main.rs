@@ -18,6 +18,14 @@ fn main() -> std::process::ExitCode {
             return std::process::ExitCode::FAILURE;
         }
     };
+    // a reader that has seen enough (`| head`) is no fault of ours
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if info.payload_as_str().is_some_and(|text| text.contains("Broken pipe")) {
+            std::process::exit(0);
+        }
+        hook(info);
+    }));
     let result = runtime.block_on(oda_node::cli::run(cli));
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     match result {

@@ -31,6 +31,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, timeout};
+
+/// How long to ask around for a delta: nodes that are gone answer nothing, each for ten seconds.
+const DELTA_TIMEOUT: Duration = Duration::from_secs(120);
 use zeroize::Zeroizing;
 
 /// Arguments of `oda verify`.
@@ -197,8 +200,10 @@ async fn replay(args: &VerifyArgs, dir: &std::path::Path, json: bool) -> Result<
         guard_key,
         attempt: 0,
     };
-    let mut judged =
-        jobs::replay(ReplayInput { job, blobs: blobs.clone(), providers: book.providers(&genesis.nodes()) }).await?;
+    let mut judged = {
+        let (blobs, providers) = (blobs.clone(), book.providers(&genesis.nodes()));
+        jobs::replay(ReplayInput { job, blobs, providers, delta_timeout: DELTA_TIMEOUT }).await?
+    };
     if believed {
         judged.measured.take_sealed(&manifest, attested);
     }

@@ -57,7 +57,7 @@ impl Judges {
             if latest != Some((round, job.attempt)) {
                 return;
             }
-            let report = match replay(ReplayInput { job, blobs, providers }).await {
+            let report = match replay(ReplayInput { job, blobs, providers, delta_timeout: DELTA_TIMEOUT }).await {
                 Ok(judged) => JudgeReport::Done(judged),
                 Err(error) => {
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -77,6 +77,8 @@ pub struct ReplayInput {
     pub blobs: Arc<Blobs>,
     /// Who may have those that are missing.
     pub providers: Vec<BlobAddr>,
+    /// How long to wait for a delta. In a round late is not served (R3); afterwards there is time to ask everyone.
+    pub delta_timeout: Duration,
 }
 
 /// Replays a round: fetches what is missing, measures, keeps the candidate head.
@@ -84,7 +86,7 @@ pub struct ReplayInput {
 /// # Errors
 /// If head or data cannot be had or do not fit; never because of a delta.
 pub async fn replay(input: ReplayInput) -> Result<Judged> {
-    let ReplayInput { job, blobs, providers } = input;
+    let ReplayInput { job, blobs, providers, delta_timeout } = input;
     let data = model_data(job.model, &job.manifest, &blobs, &providers, job.guard_key.as_ref(), None).await?;
     let parent = obtain(&blobs, job.parent, &providers, DATA_TIMEOUT, None).await.context("fetching the head")?;
     // all at once: one that is not served must not make the others wait (R3)
@@ -95,7 +97,7 @@ pub async fn replay(input: ReplayInput) -> Result<Judged> {
             let submitted = match reveal {
                 None => Submitted::NotRevealed,
                 Some(r) if r.delta.len > max_bytes => Submitted::Refused(Refusal::Oversize),
-                Some(r) => match obtain(blobs, r.delta, providers, DELTA_TIMEOUT, None).await {
+                Some(r) => match obtain(blobs, r.delta, providers, delta_timeout, None).await {
                     Ok(bytes) => Submitted::Delta { bytes, stated_unat: r.stated_gain_unat },
                     Err(error) => {
                         tracing::info!(claim = %claim.short(), error = format!("{error:#}"), "delta not served");
