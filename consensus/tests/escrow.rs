@@ -38,6 +38,8 @@ enum Cheat {
     Nobody,
     /// The sponsor never pays an invoice.
     NeverPays,
+    /// It pays the largest tranche only.
+    PaysInPart,
     /// It pays a msat too little.
     PaysLess,
     /// One of its candidates deals something else than it hashed.
@@ -155,7 +157,7 @@ impl Market {
                     assert_eq!(bolt11, format!("{payment_hash}:{amount_msat}"));
                     let amount_msat = amount_msat - u64::from(self.cheat == Cheat::PaysLess);
                     match self.htlcs.get(&payment_hash) {
-                        _ if self.cheat == Cheat::NeverPays => {
+                        _ if self.never_pays(payment_hash) => {
                             self.drive_sponsor(SponsorInput::NotStarted { payment_hash });
                         }
                         Some((_, Htlc::Held)) => {} // LDK: the payment is under way already
@@ -170,6 +172,11 @@ impl Market {
             }
         }
         false
+    }
+
+    fn never_pays(&self, payment_hash: PaymentHash) -> bool {
+        let largest = || self.escrow().and_then(|e| Some(e.tranches.first()?.payment_hash));
+        self.cheat == Cheat::NeverPays || self.cheat == Cheat::PaysInPart && largest() != Some(payment_hash)
     }
 
     /// What a cheating sponsor says instead.
@@ -336,6 +343,10 @@ impl Market {
         for _ in 0..20 {
             self.slot();
         }
+        if self.cheat != Cheat::NeverClaims {
+            let held = self.htlcs.values().any(|(_, h)| *h == Htlc::Held);
+            assert!(!held, "money of a round that is over is not locked until Lightning's deadline: {:?}", self.htlcs);
+        }
         // who still holds something when the deadline comes has it failed back by Lightning itself
         self.height = DEADLINE;
         for hash in self.htlcs.keys().copied().collect::<Vec<_>>() {
@@ -419,7 +430,7 @@ fn nothing_is_lost_or_doubled_whatever_crashes() {
 
 #[test] // R2, P2, P3: what a sponsor can do, and where it is seen
 fn a_cheating_sponsor_gets_nothing_and_is_named() {
-    for cheat in [Cheat::NeverPays, Cheat::PaysLess, Cheat::NeverOpens] {
+    for cheat in [Cheat::NeverPays, Cheat::PaysInPart, Cheat::PaysLess, Cheat::NeverOpens] {
         let mut m = Market::new(cheat, true, [None; 2], 0);
         assert_eq!((m.run(), m.phase()), (0, Phase::Void), "{cheat:?}");
         assert!(m.world.state.claim(m.claim()).unwrap().reveal.is_none(), "{cheat:?}: no work is shown without a lock");

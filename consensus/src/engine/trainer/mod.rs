@@ -177,15 +177,15 @@ impl Trainer {
         if self.rounds.len() >= MAX_FOLLOWED && !self.rounds.contains_key(&model) {
             return;
         }
-        // Claims of earlier rounds that never reached the ledger, or never got a payment, are void.
-        let stale: Vec<ClaimId> = self
-            .claims
-            .values()
-            .filter(|r| r.model == model && r.round < verified.round && r.phase < Phase::Held)
-            .map(|r| r.claim)
-            .collect();
-        for claim in stale {
-            self.enter(claim, Phase::Void, "the round went on without a held payment", out);
+        // Claims of earlier rounds that never reached the ledger, or never got a payment, are void; of a payment
+        // that came in part, that part goes back first (P3).
+        let stale = |r: &&ClaimRecord| r.model == model && r.round < verified.round && r.phase < Phase::Held;
+        let held_in_part = |r: &ClaimRecord| r.payment.as_ref().is_some_and(|p| p.deadline().is_some());
+        let stale: Vec<(ClaimId, bool)> =
+            self.claims.values().filter(stale).map(|r| (r.claim, held_in_part(r))).collect();
+        for (claim, held) in stale {
+            let phase = if held { Phase::Failing } else { Phase::Void };
+            self.enter(claim, phase, "the round went on without a held payment", out);
         }
         self.rounds.insert(model, verified.clone());
         let funded = view.model.sponsors.iter().any(|s| s.covers_another());
@@ -391,19 +391,18 @@ impl Trainer {
                 salt: r.salt,
             }))),
             (Phase::Claiming, Some(payment)) => {
-                for (i, p) in parts() {
-                    let (payment_hash, amount_msat) = (p.payment_hash, p.amount_msat);
-                    match p.end {
-                        PartEnd::Earned(preimage) => {
-                            act.push(TrainerEffect::ClaimHtlc { payment_hash, preimage, amount_msat });
-                        }
-                        PartEnd::Open if payment.is_earned(i) => {}
-                        PartEnd::Open | PartEnd::False(_) => act.push(TrainerEffect::FailHtlc(payment_hash)),
-                        PartEnd::Received(_) | PartEnd::Expired => {}
-                    }
-                }
+                act.extend(parts().filter_map(|(_, p)| match p.end {
+                    PartEnd::Earned(preimage) => Some(TrainerEffect::ClaimHtlc {
+                        payment_hash: p.payment_hash,
+                        preimage,
+                        amount_msat: p.amount_msat,
+                    }),
+                    _ => None,
+                }));
+                act.extend(payment.given_back().map(TrainerEffect::FailHtlc));
             }
-            (Phase::Received, Some(_)) => {}
+            // again, for a crash may have come between the claims and this
+            (Phase::Received, Some(payment)) => act.extend(payment.given_back().map(TrainerEffect::FailHtlc)),
             (Phase::Failing, Some(_)) => act.extend(parts().map(|(_, p)| TrainerEffect::FailHtlc(p.payment_hash))),
             _ => return,
         }

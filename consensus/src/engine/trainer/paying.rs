@@ -87,7 +87,12 @@ impl Trainer {
                 }
             }
             Phase::Void | Phase::Failing => out.push(TrainerEffect::FailHtlc(hash)),
-            _ => {} // told before
+            // told before; or told again after a crash that came before the unearned ones were given back
+            _ => {
+                let back = self.claims.get(&claim).and_then(|r| r.payment.as_ref()).filter(|p| p.earned.is_some());
+                let back = back.is_some_and(|p| phase != Phase::Held && p.given_back().any(|h| h == hash));
+                out.extend(back.then_some(TrainerEffect::FailHtlc(hash)));
+            }
         }
     }
 

@@ -135,6 +135,16 @@ impl Payment {
         self.parts.iter().filter_map(|p| p.claim_deadline_height).min()
     }
 
+    /// Holds of tranches that are not ours: those not earned (P5), and those whose preimage was dealt falsely (P2).
+    pub(super) fn given_back(&self) -> impl Iterator<Item = PaymentHash> {
+        let not_ours = |(i, p): &(usize, &Part)| match p.end {
+            PartEnd::Open => !self.is_earned(*i),
+            PartEnd::False(_) => true,
+            PartEnd::Earned(_) | PartEnd::Received(_) | PartEnd::Expired => false,
+        };
+        self.parts.iter().enumerate().filter(not_ours).map(|(_, p)| p.payment_hash)
+    }
+
     pub(super) fn with(&self, wanted: impl Fn(&PartEnd) -> bool) -> TrancheSet {
         self.parts.iter().enumerate().filter(|(_, p)| wanted(&p.end)).map(|(i, _)| i).collect()
     }
