@@ -224,7 +224,9 @@ pub fn draw_up(books: &Books, file: &NetworkFile, phases: Vec<RoundPhases>) -> S
         problems.push(format!("{} cheated and was paid: {} claims, {} msat", t.name, t.paid_claims, t.income_msat));
     }
     if trainers.iter().any(|t| !t.cheat) && run_paid == 0 {
-        problems.push("no honest claim was paid".into());
+        let accepted = claims().any(|c| c.accepted == Some(true));
+        let why = "; some were accepted, but their gains earn less than a tranche: a network with a higher --rate-msat pays them";
+        problems.push(format!("no honest claim was paid{}", if accepted { why } else { "" }));
     }
     let test = test_of(&books.rounds);
     match test {
