@@ -148,6 +148,9 @@ pub enum Request {
     Model(ModelId),
     /// A claim with its escrow.
     Claim(ClaimId),
+    /// To the payee: this escrow has changed, so ask now rather than at the next turn. A hint, believed by nobody;
+    /// answered with `Accepted`.
+    Changed(EscrowId),
     /// The outcome of a round.
     Outcome(ModelId, u64),
     /// A member's shares of the preimages whose release is attested; answered to the payee only (P4).

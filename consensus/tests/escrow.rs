@@ -236,22 +236,19 @@ impl Market {
                     let from = trainer(0).id();
                     self.drive_sponsor(SponsorInput::Invoice { from, escrow, tranche, bolt11 });
                 }
-                TrainerEffect::AskShares(id, members) => {
-                    let escrow = self.escrow().filter(|e| e.id == id && e.stage == Stage::Judged);
-                    for (m, member) in members.iter().enumerate() {
-                        let Some(e) = &escrow else { continue };
-                        let key = (0..4).map(oda_consensus::fuzzing::validator).find(|k| k.id() == *member).unwrap();
-                        let secret = EncryptionSecret::derive(&key.secret());
-                        let released =
-                            e.tranches.iter().zip(0u8..).filter(|(t, _)| t.status == TrancheStatus::Releasing);
-                        let mut shares: Vec<_> =
-                            released.map(|(t, i)| (i, open_share(&t.deal, m, &secret, &e.id.0).unwrap())).collect();
-                        if self.cheat == Cheat::FalseShares && m == 0 {
-                            shares.iter_mut().for_each(|(_, s)| s.index = 1); // as if it were another's
-                        }
-                        if self.drive_trainer(TrainerInput::Shares { escrow: id, shares }) {
-                            return true;
-                        }
+                TrainerEffect::AskShares(id, member) => {
+                    let Some(e) = self.escrow().filter(|e| e.id == id && e.stage == Stage::Judged) else { continue };
+                    let key = (0..4).map(oda_consensus::fuzzing::validator).find(|k| k.id() == member).unwrap();
+                    let secret = EncryptionSecret::derive(&key.secret());
+                    let m = self.world.state.group().index_of(member).unwrap();
+                    let released = e.tranches.iter().zip(0u8..).filter(|(t, _)| t.status == TrancheStatus::Releasing);
+                    let mut shares: Vec<_> =
+                        released.map(|(t, i)| (i, open_share(&t.deal, m, &secret, &e.id.0).unwrap())).collect();
+                    if self.cheat == Cheat::FalseShares && m == 0 {
+                        shares.iter_mut().for_each(|(_, s)| s.index = 1); // as if it were another's
+                    }
+                    if self.drive_trainer(TrainerInput::Shares { escrow: id, shares }) {
+                        return true;
                     }
                 }
                 TrainerEffect::ClaimHtlc { payment_hash, preimage, .. } => {

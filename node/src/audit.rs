@@ -9,8 +9,8 @@
 use crate::query::table;
 use crate::rpc::{ClaimInfo, ModelInfo};
 use anyhow::{Context, Result};
-use oda_consensus::escrow::{Stage, Terms, TrancheSet};
-use oda_consensus::ids::{ClaimId, EscrowId, ModelId, NodeId, PaymentHash, Preimage};
+use oda_consensus::escrow::{Stage, Terms, TrancheSet, TrancheStatus};
+use oda_consensus::ids::{ClaimId, EscrowId, ModelId, NodeId, PaymentHash};
 use oda_lightning::{Direction, PaymentRecord, PaymentState};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -60,19 +60,7 @@ struct Escrow {
 struct Tranche {
     amount_msat: u64,
     payment_hash: PaymentHash,
-    status: Status,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Status {
-    Dealt,
-    Releasing,
-    Settled(Preimage),
-    Refunding,
-    Refunded,
-    Expired,
-    Fraud,
+    status: TrancheStatus,
 }
 
 /// The account of one sponsor on one model, msat.
@@ -187,13 +175,13 @@ impl Audit {
     /// Amounts, receipts, and what was earned (P4, P5).
     fn check_escrow(&mut self, claim: &Claim, e: &Escrow, account: &mut Account) {
         let name = format!("escrow {}", e.id.short());
-        let sum = |wanted: fn(&Status) -> bool| {
+        let sum = |wanted: fn(&TrancheStatus) -> bool| {
             e.tranches.iter().filter(|t| wanted(&t.status)).fold(0u64, |sum, t| sum.saturating_add(t.amount_msat))
         };
-        let paid = sum(|s| matches!(s, Status::Settled(_)));
+        let paid = sum(|s| matches!(s, TrancheStatus::Settled(_)));
         let refunded = match e.stage {
             Stage::Withdrawn => e.terms.most_msat(),
-            _ => sum(|s| matches!(s, Status::Refunded | Status::Expired | Status::Fraud)),
+            _ => sum(|s| matches!(s, TrancheStatus::Refunded | TrancheStatus::Expired | TrancheStatus::Fraud)),
         };
         account.paid_msat = account.paid_msat.saturating_add(paid);
         account.refunded_msat = account.refunded_msat.saturating_add(refunded);
@@ -202,7 +190,7 @@ impl Audit {
         for (i, t) in e.tranches.iter().enumerate() {
             let due = e.terms.amount_msat(i);
             self.differ(t.amount_msat == due, || format!("{name}: tranche {i} is {} msat, not {due}", t.amount_msat));
-            if let Status::Settled(preimage) = t.status {
+            if let TrancheStatus::Settled(preimage) = t.status {
                 self.differ(preimage.payment_hash() == t.payment_hash, || {
                     format!("{name}: the receipt of tranche {i} is not the preimage of its hash")
                 });
@@ -210,7 +198,9 @@ impl Audit {
         }
         if e.stage == Stage::Judged {
             let earned = e.terms.earned(claim.judged.as_ref().map_or(0, |(judged, _)| judged.credit_unat));
-            let is_released = |s: Status| !matches!(s, Status::Dealt | Status::Refunding | Status::Refunded);
+            let is_released = |s: TrancheStatus| {
+                !matches!(s, TrancheStatus::Dealt | TrancheStatus::Refunding | TrancheStatus::Refunded)
+            };
             let tranches = e.tranches.iter().enumerate();
             let released: TrancheSet = tranches.filter(|(_, t)| is_released(t.status)).map(|(i, _)| i).collect();
             self.differ(released == earned, || {
@@ -223,7 +213,7 @@ impl Audit {
     /// One payment against Lightning's record of it; the fee it cost.
     fn check_record(&mut self, e: &Escrow, t: &Tranche, role: Direction, record: Option<&PaymentRecord>) -> u64 {
         let name = format!("escrow {}, payment {}", e.id.short(), t.payment_hash.short());
-        let settled = matches!(t.status, Status::Settled(_));
+        let settled = matches!(t.status, TrancheStatus::Settled(_));
         let done = record.filter(|r| r.state == PaymentState::Succeeded);
         match (settled, done) {
             (true, None) => self.differences.push(format!(
@@ -240,7 +230,7 @@ impl Audit {
                 self.differ(r.direction == role, || format!("{name}: it went the other way"));
             }
             (false, None) => {
-                let over = matches!(t.status, Status::Refunded | Status::Expired | Status::Fraud);
+                let over = matches!(t.status, TrancheStatus::Refunded | TrancheStatus::Expired | TrancheStatus::Fraud);
                 let held = record.is_some_and(|r| r.state == PaymentState::Held);
                 self.differ(!(over && held), || format!("{name}: over on the ledger, still held in the wallet"));
             }
@@ -278,6 +268,7 @@ impl Audit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use oda_consensus::ids::Preimage;
     use serde_json::{Value, json};
 
     fn hex(n: u8) -> String {

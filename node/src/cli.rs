@@ -1,12 +1,13 @@
 //! The command line `oda`: run nodes, and ask them.
 
-use crate::config::Config;
+use crate::config::{Config, MoneyFlags};
 use crate::full::FullNode;
 use crate::identity::Identity;
 use crate::report::{Reporter, Style};
 use crate::{lite, query, rpc, verify, verify_chain};
 use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use oda_consensus::genesis::BitcoinNetwork;
 use oda_consensus::ids::{ClaimId, ModelId};
 use oda_consensus::tx::{SignedTx, Tx, Unseal};
 use oda_storage::{LedgerStore, RocksLedger};
@@ -32,6 +33,9 @@ pub struct Cli {
     /// Confirm that the wallet may hold real bitcoin; needed on network "bitcoin", unless oda.toml says so.
     #[arg(long, global = true, env = "ODA_I_KNOW_THIS_IS_REAL_MONEY")]
     pub i_know_this_is_real_money: bool,
+    /// The Bitcoin network that is meant: regtest, signet or bitcoin. A data directory of another one is refused.
+    #[arg(long, global = true, env = "ODA_NETWORK", value_parser = network)]
+    pub network: Option<BitcoinNetwork>,
     #[command(subcommand)]
     command: Command,
 }
@@ -194,14 +198,15 @@ enum LedgerCommand {
 /// # Errors
 /// What went wrong, for one line on standard error.
 pub async fn run(cli: Cli) -> Result<()> {
-    let (json, real_money) = (cli.json, cli.i_know_this_is_real_money);
+    let json = cli.json;
+    let money = MoneyFlags { network: cli.network, is_real: cli.i_know_this_is_real_money };
     match cli.command {
         Command::Node(args) => {
-            let config = Config::load(&args.datadir)?.confirm_real_money(real_money);
+            let config = Config::load(&args.datadir)?.with(money)?;
             full_node(config, args.datadir, args.validator).await
         }
         Command::Sponsor(args) => {
-            let config = Config::load(&args.datadir)?.confirm_real_money(real_money);
+            let config = Config::load(&args.datadir)?.with(money)?;
             anyhow::ensure!(
                 config.sponsor.is_some(),
                 "oda.toml has no [sponsor] section: name the model and the money there"
@@ -209,7 +214,7 @@ pub async fn run(cli: Cli) -> Result<()> {
             full_node(config, args.datadir, false).await
         }
         Command::Lite(args) => {
-            let config = Config::load(&args.datadir)?.confirm_real_money(real_money);
+            let config = Config::load(&args.datadir)?.with(money)?;
             let reporter = Arc::new(Reporter::new(if json { Style::Json } else { Style::People }));
             lite::run(config, &args.datadir, reporter, stop_signal()?).await
         }
@@ -242,7 +247,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Ledger(LedgerCommand::Credit { model, rpc }) => query::credit(&rpc.rpc, model, json).await,
         Command::Ledger(LedgerCommand::Audit { datadir, rpc }) => {
             let books = match datadir {
-                Some(dir) => Some(crate::wallet_cli::books(&dir, real_money).await?),
+                Some(dir) => Some(crate::wallet_cli::books(&dir, money).await?),
                 None => None,
             };
             query::audit(&rpc.rpc, books.as_ref(), json).await
@@ -267,7 +272,7 @@ pub async fn run(cli: Cli) -> Result<()> {
             let tx = SignedTx::new(Tx::Leave, &Identity::load(&datadir)?.key, chain);
             query::submit(&rpc.rpc, &tx, json).await
         }
-        Command::Wallet(args) => crate::wallet_cli::run(args, real_money, json).await,
+        Command::Wallet(args) => crate::wallet_cli::run(args, money, json).await,
         Command::Status(r) => query::status(&r.rpc, json).await,
         Command::Peers(r) => query::peers(&r.rpc, json).await,
         Command::Config(args) => {
@@ -284,6 +289,11 @@ pub async fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
     }
+}
+
+fn network(text: &str) -> Result<BitcoinNetwork, String> {
+    let json = serde_json::Value::String(text.into());
+    serde_json::from_value(json).map_err(|_| "one of regtest, signet, bitcoin".into())
 }
 
 async fn full_node(config: Config, datadir: PathBuf, validator: bool) -> Result<()> {

@@ -10,6 +10,15 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+/// What the command line says about money.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MoneyFlags {
+    /// The Bitcoin network that is meant.
+    pub network: Option<BitcoinNetwork>,
+    /// The wallet may hold real bitcoin.
+    pub is_real: bool,
+}
+
 /// Everything a node is told from outside.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -315,13 +324,22 @@ impl Config {
         Ok(())
     }
 
-    /// The same, with real money confirmed if the command line confirms it.
-    #[must_use]
-    pub fn confirm_real_money(mut self, confirmed: bool) -> Self {
-        if let Some(lightning) = self.lightning.as_mut().filter(|_| confirmed) {
+    /// The same, as the command line wants it.
+    ///
+    /// # Errors
+    /// If it names another Bitcoin network: a data directory belongs to one.
+    pub fn with(mut self, money: MoneyFlags) -> Result<Self> {
+        if let Some(network) = money.network.filter(|n| *n != self.network) {
+            bail!(
+                "this data directory is for network {:?}, not {network:?}: give the --datadir of that network, or leave \
+                 --network out",
+                self.network
+            );
+        }
+        if let Some(lightning) = self.lightning.as_mut().filter(|_| money.is_real) {
             lightning.i_know_this_is_real_money = true;
         }
-        self
+        Ok(self)
     }
 
     /// Reads the genesis file and checks that this configuration belongs to it.

@@ -255,11 +255,17 @@ impl Lite {
                 self.ask(peer, Request::Hello(self.record.clone()));
                 self.ask(peer, Request::Peers);
             }
-            NetEvent::Request { data, token, .. } => {
+            NetEvent::Request { from, data, token } => {
                 let response = match codec::decode::<Request>(&data) {
                     Ok(Request::Hello(record)) => {
                         self.book.insert(record, now_ms());
                         Response::Hello(self.record.clone())
+                    }
+                    Ok(Request::Changed(escrow)) => {
+                        if let Some(claim) = self.trainer.open_claim(escrow) {
+                            self.ask(from, Request::Claim(claim));
+                        }
+                        Response::Accepted
                     }
                     _ => Response::Refused("a lite node serves only deltas".into()),
                 };
@@ -396,7 +402,7 @@ impl Lite {
                     }
                 }
                 TrainerEffect::AskClaim(claim) => self.ask_all(&self.full_peers(), &Request::Claim(claim)),
-                TrainerEffect::AskShares(escrow, members) => self.ask_all(&members, &Request::Shares(escrow)),
+                TrainerEffect::AskShares(escrow, member) => self.ask_all(&[member], &Request::Shares(escrow)),
                 TrainerEffect::AskEpochs(after) => {
                     let peers = self.full_peers();
                     if let Some(peer) = peers.get(self.turn % peers.len().max(1)) {
@@ -441,7 +447,7 @@ impl Lite {
                     });
                 }
                 TrainerEffect::Report { claim, round, phase, note } => {
-                    self.reporter.lite(&LiteEvent::Claim { claim, round, phase, note });
+                    self.reporter.lite(&LiteEvent::Claim { claim, round, phase, note, time_ms: now_ms() });
                 }
             }
         }

@@ -67,6 +67,8 @@ pub enum LiteEvent {
         phase: Phase,
         /// Why, if there is more to say.
         note: String,
+        /// When, ms since the Unix epoch.
+        time_ms: u64,
     },
     /// The wallet changed.
     Wallet {
@@ -144,7 +146,7 @@ fn line(event: &LiteEvent) -> Option<String> {
             let gain = *gain_unat as f64 / 1e6;
             format!("round {round}: trained, delta of {bytes} bytes, gain on the own shard {gain:+.4} nat")
         }
-        LiteEvent::Claim { claim, round, phase, note } => {
+        LiteEvent::Claim { claim, round, phase, note, .. } => {
             let note = if note.is_empty() { String::new() } else { format!(" ({note})") };
             format!("round {round}: claim {} {}{note}", claim.short(), format!("{phase:?}").to_lowercase())
         }

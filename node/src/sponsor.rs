@@ -1,6 +1,7 @@
 //! The sponsor's side of a full node: its wallet, its channels to trainers, its records, and the model
 //! it brings.
 
+use crate::clock::now_ms;
 use crate::config::{Config, Sponsor as SponsorConfig};
 use crate::full::{CoreEvent, PaymentInfo};
 use crate::identity::Identity;
@@ -11,8 +12,8 @@ use anyhow::{Context, Result};
 use oda_consensus::codec;
 use oda_consensus::engine::decoys::{DecoyEffect, DecoyRecord, Decoys};
 use oda_consensus::engine::sponsor::{PayPhase, PayRecord, Sponsor};
-use oda_consensus::escrow::MAX_TRANCHES;
-use oda_consensus::ids::{ModelId, NodeId, PaymentHash};
+use oda_consensus::escrow::{EscrowState, MAX_TRANCHES, Stage, TrancheStatus};
+use oda_consensus::ids::{EscrowId, ModelId, NodeId, PaymentHash};
 use oda_consensus::keys::NodeKey;
 use oda_consensus::manifest::Manifest;
 use oda_consensus::sealed::{self, GuardKey};
@@ -41,6 +42,13 @@ pub(crate) enum WalletReport {
     Info(WalletInfo),
 }
 
+/// A verdict whose payments have not all ended: when it was on the ledger, and what of it was logged.
+struct Verdict {
+    at: Instant,
+    paid: bool,
+    back: bool,
+}
+
 /// Wallet, records and engine of a sponsor.
 pub(crate) struct SponsorHost {
     pub(crate) engine: Sponsor,
@@ -55,6 +63,7 @@ pub(crate) struct SponsorHost {
     model: ModelId,
     config: SponsorConfig,
     opened: BTreeMap<String, Instant>,
+    verdicts: BTreeMap<EscrowId, Verdict>,
     events: mpsc::Sender<CoreEvent>,
     refreshed: Option<Instant>,
 }
@@ -64,6 +73,8 @@ const ENFORCED_MSAT: u64 = 1_000_000;
 const PREFIX: &[u8] = b"pay/";
 const DECOYS: &[u8] = b"decoy/";
 const MAX_RECORDS: usize = 1 << 20;
+/// Verdicts whose ends are timed at once, for the log.
+const MAX_VERDICTS: usize = 1024;
 /// Pause before a channel that is not there yet is opened again.
 const CHANNEL_RETRY: Duration = Duration::from_secs(20);
 /// Pause between two channels; LDK looks at the chain every two seconds.
@@ -151,6 +162,7 @@ impl SponsorHost {
             model,
             config: config.clone(),
             opened: BTreeMap::new(),
+            verdicts: BTreeMap::new(),
             events,
             refreshed: None,
         };
@@ -201,6 +213,44 @@ impl SponsorHost {
 
     pub(crate) fn persist(&mut self, record: &PayRecord) -> Result<()> {
         self.records.put(&key(record), &codec::encode(record)).context("writing a payment record")
+    }
+
+    /// A block changed this escrow: with a verdict, if every tranche is still on its way.
+    pub(crate) fn changed(&mut self, escrow: &EscrowState) {
+        let open = |s: &TrancheStatus| matches!(s, TrancheStatus::Releasing | TrancheStatus::Refunding);
+        let judged = escrow.stage == Stage::Judged && escrow.tranches.iter().all(|t| open(&t.status));
+        if judged && escrow.payer == self.me && self.verdicts.len() < MAX_VERDICTS {
+            let verdict = || Verdict { at: Instant::now(), paid: false, back: false };
+            self.verdicts.entry(escrow.id).or_insert_with(verdict);
+            self.log_ends(escrow); // the payee may have been faster than our ledger
+        }
+    }
+
+    /// Logs how long after the verdict what it released was paid, and the rest was back.
+    pub(crate) fn log_ends(&mut self, escrow: &EscrowState) {
+        let Some(verdict) = self.verdicts.get_mut(&escrow.id) else { return };
+        let Some(record) = self.engine.record(escrow.id) else { return };
+        let due = escrow.with(|s| matches!(s, TrancheStatus::Releasing | TrancheStatus::Settled(_)));
+        let parts = |wanted: bool| {
+            record.parts.iter().enumerate().filter(move |(i, _)| due.contains(*i) == wanted).map(|(_, p)| p)
+        };
+        let (claim, time_ms, ms) = (record.claim, now_ms(), verdict.at.elapsed().as_millis());
+        let msat = |wanted| parts(wanted).map(|p| p.amount_msat).sum::<u64>();
+        if !verdict.paid && parts(true).all(|p| matches!(p.phase, PayPhase::Sent | PayPhase::Closed)) {
+            verdict.paid = true;
+            if msat(true) > 0 {
+                tracing::info!(%claim, msat = msat(true), time_ms, ms, "verdict paid");
+            }
+        }
+        if !verdict.back && parts(false).all(|p| !matches!(p.phase, PayPhase::Paying | PayPhase::Sent)) {
+            verdict.back = true;
+            if msat(false) > 0 {
+                tracing::info!(%claim, msat = msat(false), time_ms, ms, "verdict refunded");
+            }
+        }
+        if verdict.paid && verdict.back {
+            self.verdicts.remove(&escrow.id);
+        }
     }
 
     /// Pays in the background; the result comes back as an event.

@@ -179,6 +179,7 @@ pub fn is_real_money(network: BitcoinNetwork) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::MoneyFlags;
 
     fn config(network: &str, lightning: &str) -> Result<Config> {
         let dir = tempfile::tempdir()?;
@@ -251,9 +252,15 @@ mod tests {
         let real = config("bitcoin", "").unwrap();
         let error = format!("{:#}", ready(&real).err().unwrap());
         assert!(error.contains("real money") && error.contains("--i-know-this-is-real-money"), "{error}");
-        assert!(ready(&real.clone().confirm_real_money(false)).is_err());
-        assert!(ready(&real.confirm_real_money(true)).is_ok());
+        assert!(ready(&real.clone().with(MoneyFlags::default()).unwrap()).is_err());
+        assert!(ready(&real.with(MoneyFlags { is_real: true, network: None }).unwrap()).is_ok());
         assert!(ready(&config("bitcoin", "i_know_this_is_real_money = true\n").unwrap()).is_ok());
+        // --network says which is meant; it cannot turn one network's directory into another's
+        let meant = |network| MoneyFlags { is_real: true, network: Some(network) };
+        let real = config("bitcoin", "").unwrap();
+        assert!(real.clone().with(meant(BitcoinNetwork::Bitcoin)).is_ok());
+        let error = real.with(meant(BitcoinNetwork::Signet)).unwrap_err().to_string();
+        assert!(error.contains("Bitcoin") && error.contains("Signet"), "{error}");
         assert!(ready(&config("signet", "").unwrap()).is_ok());
     }
 }

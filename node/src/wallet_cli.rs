@@ -1,7 +1,7 @@
 //! `oda wallet`: one wallet, whether its node runs (then the node is asked) or not (then it is opened here).
 
 use crate::audit::Books;
-use crate::config::Config;
+use crate::config::{Config, MoneyFlags};
 use crate::identity::{Identity, write_secret};
 use crate::query::{print_json, table};
 use crate::wallet_socket::{self, Request, Running};
@@ -183,8 +183,8 @@ impl Purse {
 ///
 /// # Errors
 /// If the wallet cannot be asked.
-pub(crate) async fn books(datadir: &Path, real_money: bool) -> Result<Books> {
-    let config = Config::load(datadir)?.confirm_real_money(real_money);
+pub(crate) async fn books(datadir: &Path, money: MoneyFlags) -> Result<Books> {
+    let config = Config::load(datadir)?.with(money)?;
     let purse = Purse::open(&config, datadir).await?;
     let history = purse.ask(Request::History { limit: usize::MAX }).await;
     purse.close().await?;
@@ -196,12 +196,12 @@ pub(crate) async fn books(datadir: &Path, real_money: bool) -> Result<Books> {
 ///
 /// # Errors
 /// What went wrong, and what to do.
-pub async fn run(args: WalletArgs, real_money: bool, json: bool) -> Result<()> {
+pub async fn run(args: WalletArgs, money: MoneyFlags, json: bool) -> Result<()> {
     if let WalletCommand::Balance { rpc: Some(url) } = &args.command {
         return query::wallet(url, json).await;
     }
     let datadir = args.datadir.context("whose wallet? give --datadir, or set ODA_DATADIR")?;
-    let config = Config::load(&datadir)?.confirm_real_money(real_money);
+    let config = Config::load(&datadir)?.with(money)?;
     if let WalletCommand::Restore { from } = &args.command {
         return restore(&config, &datadir, from.as_deref(), read_words, json).await;
     }

@@ -1,6 +1,6 @@
 //! `oda wallet` on a real wallet and the embedded chain: with its node running, without, and after a loss.
 
-use crate::config::Config;
+use crate::config::{Config, MoneyFlags};
 use crate::identity::Identity;
 use crate::wallet_cli::{self, WalletArgs};
 use crate::wallet_socket::{Request, Running};
@@ -50,7 +50,7 @@ fn configure(datadir: &Path, chain: &RegtestDriver) -> Config {
 async fn oda_wallet(datadir: &Path, line: &str) -> anyhow::Result<()> {
     let datadir = datadir.display().to_string();
     let words = ["wallet", "--datadir", &datadir].into_iter().chain(line.split_whitespace());
-    wallet_cli::run(Line::try_parse_from(words)?.wallet, false, true).await
+    wallet_cli::run(Line::try_parse_from(words)?.wallet, MoneyFlags::default(), true).await
 }
 
 async fn until_onchain(node: &Running, sat: u64) {

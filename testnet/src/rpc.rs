@@ -9,7 +9,7 @@ use jsonrpsee::core::traits::ToRpcParams;
 use jsonrpsee::http_client::{HttpClient, HttpClientBuilder};
 use jsonrpsee::rpc_params;
 pub use oda_consensus::escrow::Stage;
-use oda_consensus::escrow::Terms;
+use oda_consensus::escrow::{Terms, TrancheStatus};
 use oda_consensus::ids::{BlobRef, ClaimId, EscrowId, ModelId, NodeId};
 use oda_consensus::manifest::Manifest;
 use oda_consensus::outcome::{ClaimOutcome, Outcome};
@@ -227,26 +227,6 @@ pub struct Tranche {
     pub amount_msat: u64,
     /// Where it stands.
     pub status: TrancheStatus,
-}
-
-/// Where a payment stands on the ledger.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TrancheStatus {
-    /// Locked or to be locked.
-    Dealt,
-    /// Attested: to be paid.
-    Releasing,
-    /// Paid, with the receipt.
-    Settled(String),
-    /// Attested: to be given back.
-    Refunding,
-    /// Given back.
-    Refunded,
-    /// Earned, and given up by its trainer.
-    Expired,
-    /// Earned, and proven to have been dealt falsely.
-    Fraud,
 }
 
 impl Escrow {

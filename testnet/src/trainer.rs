@@ -45,6 +45,8 @@ enum Event {
         round: u64,
         phase: Phase,
         note: String,
+        #[serde(default)]
+        time_ms: u64,
     },
     Wallet {
         lightning_msat: u64,
@@ -102,6 +104,8 @@ pub struct OwnClaim {
     pub note: String,
     /// Whether the payment was ever held.
     pub held: bool,
+    /// When it entered each phase, ms since the Unix epoch.
+    pub entered_ms: BTreeMap<Phase, u64>,
 }
 
 /// Everything known of one trainer.
@@ -130,9 +134,12 @@ impl Facts {
             }
             Event::Trained { round, bytes, gain_unat } => self.activity = Activity::Trained { round, bytes, gain_unat },
             Event::Wallet { lightning_msat, channels } => self.wallet = Some((lightning_msat, channels)),
-            Event::Claim { claim, round, phase, note } => {
-                let held = phase == Phase::Held || self.claims.get(&claim).is_some_and(|c| c.held);
-                self.claims.insert(claim, OwnClaim { round, phase, note, held });
+            Event::Claim { claim, round, phase, note, time_ms } => {
+                let known = self.claims.remove(&claim);
+                let held = phase == Phase::Held || known.as_ref().is_some_and(|c| c.held);
+                let mut entered_ms = known.map(|c| c.entered_ms).unwrap_or_default();
+                entered_ms.insert(phase, time_ms);
+                self.claims.insert(claim, OwnClaim { round, phase, note, held, entered_ms });
                 while self.claims.len() > MAX_CLAIMS {
                     let Some(oldest) = self.claims.iter().min_by_key(|(_, c)| c.round).map(|(id, _)| *id) else {
                         break;
@@ -193,8 +200,8 @@ mod tests {
             "not json".into(),
             r#"{"event":"something_new","x":1}"#.into(),
             r#"{"event":"train","round":2,"step":3,"steps":30,"loss":0.5}"#.into(),
-            format!(r#"{{"event":"claim","claim":"{id}","round":2,"phase":"held","note":""}}"#),
-            format!(r#"{{"event":"claim","claim":"{id}","round":2,"phase":"paid","note":"done"}}"#),
+            format!(r#"{{"event":"claim","claim":"{id}","round":2,"phase":"held","note":"","time_ms":5}}"#),
+            format!(r#"{{"event":"claim","claim":"{id}","round":2,"phase":"paid","note":"done","time_ms":7}}"#),
             r#"{"event":"wallet","lightning_msat":5000000,"channels":1}"#.into(),
         ] {
             facts.take(line.as_bytes());
@@ -204,6 +211,7 @@ mod tests {
         assert_eq!(facts.wallet, Some((5_000_000, 1)));
         let claim = &facts.claims[&id];
         assert!(claim.held && claim.phase == Phase::Paid && claim.round == 2);
+        assert_eq!(claim.entered_ms, BTreeMap::from([(Phase::Held, 5), (Phase::Paid, 7)]));
     }
 
     #[test] // a limit beside every map

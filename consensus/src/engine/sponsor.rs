@@ -139,6 +139,11 @@ impl Sponsor {
         self.records.values()
     }
 
+    /// What is remembered of one.
+    pub fn record(&self, escrow: EscrowId) -> Option<&PayRecord> {
+        self.records.get(&escrow)
+    }
+
     /// Handles one input against the current ledger state.
     pub fn handle(
         &mut self,

@@ -44,7 +44,7 @@ pub enum Stage {
 }
 
 /// Where one tranche stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrancheStatus {
     /// Dealt; nobody may release it yet.

@@ -222,6 +222,7 @@ impl Core {
         self.shared.replace(next);
         self.mempool.prune(&self.shared.state(), &decided.block.txs);
         let _ = self.shared.blocks.send(header.height);
+        self.tell_payees(&entries);
         self.state_changed()
     }
 

@@ -45,6 +45,7 @@ impl Core {
             Request::Outcome(model, round) => {
                 Response::Outcome(self.shared.state().outcome(model, round).cloned().map(Box::new))
             }
+            Request::Changed(_) => Response::Refused("a full node follows the ledger itself".into()),
             Request::Shares(escrow) => self.release(from, escrow),
             Request::Invoice { escrow, tranche, bolt11 } => self.on_invoice(from, escrow, tranche, bolt11),
             Request::Epochs { after } => Response::Epochs(self.shared.state().links(after, MAX_LINKS)),

@@ -10,9 +10,10 @@ use oda_consensus::engine::validator::{ValidatorEffect, ValidatorInput};
 use oda_consensus::epoch::Membership;
 use oda_consensus::frost::{SignEffect, SignInput, Signer, SignerConfig};
 use oda_consensus::ids::{EscrowId, NodeId};
+use oda_consensus::state::Entry;
 use oda_consensus::state::ValidatorStatus;
 use oda_consensus::tx::Tx;
-use oda_consensus::wire::{CommitteeEnvelope, CommitteeMessage, Response, SignedCommitteeEnvelope};
+use oda_consensus::wire::{CommitteeEnvelope, CommitteeMessage, Request, Response, SignedCommitteeEnvelope};
 use std::collections::VecDeque;
 use tokio::time::Instant;
 
@@ -22,6 +23,23 @@ const APPLY_BLOCKS: u64 = 8;
 const MAX_OPENED: usize = 1024;
 
 impl Core {
+    /// Tells the payees of escrows that the block changed, so that a payment does not wait for their next turn (P4).
+    pub(super) fn tell_payees(&mut self, entries: &[Entry]) {
+        if self.catching_up {
+            return;
+        }
+        let connected = self.net.connected();
+        for entry in entries {
+            let Entry::Escrow(e) = entry else { continue };
+            if connected.contains(&e.payee) {
+                self.ask(e.payee, Request::Changed(e.id));
+            }
+            if let Some(sponsor) = &mut self.sponsor {
+                sponsor.changed(e);
+            }
+        }
+    }
+
     /// After every applied block, and once at the start.
     pub(super) fn state_changed(&mut self) -> Result<()> {
         if self.catching_up {
@@ -238,6 +256,9 @@ impl Core {
                 SponsorEffect::Persist(record) => {
                     sponsor.persist(&record)?;
                     crate::sponsor::payment_infos(&record).for_each(|p| self.shared.set_payment(p));
+                    if let Some(escrow) = self.shared.state().escrow(record.escrow) {
+                        sponsor.log_ends(escrow);
+                    }
                 }
                 SponsorEffect::Submit(tx) => self.submit(tx),
                 SponsorEffect::Pay { bolt11, payment_hash, amount_msat } => {

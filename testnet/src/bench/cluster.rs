@@ -77,7 +77,15 @@ impl Node {
 }
 
 /// A directory removed in the end.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub(super) PathBuf);
+
+impl Scratch {
+    /// A new name below the system's directory for temporary files.
+    pub(super) fn new() -> Self {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self(std::env::temp_dir().join(format!("oda-bench-{}-{number}", std::process::id())))
+    }
+}
 
 impl Drop for Scratch {
     fn drop(&mut self) {
@@ -101,9 +109,8 @@ impl Cluster {
     /// # Errors
     /// If one does not start, or they make no blocks.
     pub async fn start(setup: Setup, oda: &Path) -> Result<Self> {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("oda-bench-{}-{number}", std::process::id()));
-        let scratch = Scratch(dir.clone());
+        let scratch = Scratch::new();
+        let dir = scratch.0.clone();
         let options = setup.options(oda)?;
         let file: NetworkFile = genesis::create(&dir, &options, now_ms())?;
         let text = std::fs::read_to_string(dir.join(GENESIS_FILE)).context("reading the genesis")?;

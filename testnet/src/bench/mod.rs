@@ -9,11 +9,13 @@
 //! * [`cluster`] starts and stops the validators.
 //! * [`watch`] reads block times, CPU times and logs.
 //! * [`load`] offers transactions.
-//! * [`sections`] are the measurements, one table each.
+//! * [`sections`] are the measurements of consensus, one table each.
+//! * [`payments`] runs a whole network, trainers, sponsor and Lightning included.
 
 pub mod cluster;
 pub mod engine;
 pub mod load;
+pub mod payments;
 pub mod sections;
 pub mod watch;
 
@@ -30,7 +32,7 @@ pub struct Options {
     /// A quarter of the time, for a first look.
     #[arg(long)]
     pub quick: bool,
-    /// Only these: blocks, idle, attestation, dkg.
+    /// Only these: blocks, idle, attestation, dkg, payments.
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
     /// Committees to measure.
@@ -63,12 +65,12 @@ pub async fn run(options: &Options, me: &Path, mut stop: signal::Receiver<bool>)
     let oda = options.oda.clone().unwrap_or_else(|| me.with_file_name("oda"));
     process::check_oda(&oda).await?;
     tokio::select! {
-        done = all(options, &oda) => done,
+        done = all(options, me, &oda) => done,
         _ = stop.changed() => anyhow::bail!("stopped before the end"),
     }
 }
 
-async fn all(options: &Options, oda: &Path) -> Result<()> {
+async fn all(options: &Options, me: &Path, oda: &Path) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     println!("\n### Between real processes on loopback, {cores} cores for all of them (`testnet bench`)\n");
     if options.wants("blocks") {
@@ -82,6 +84,9 @@ async fn all(options: &Options, oda: &Path) -> Result<()> {
     }
     if options.wants("dkg") {
         sections::dkg(options, oda).await?;
+    }
+    if options.wants("payments") {
+        payments::payments(options, me, oda).await?;
     }
     Ok(())
 }

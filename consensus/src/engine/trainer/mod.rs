@@ -39,7 +39,7 @@ pub struct Trainer {
     /// Hash of the offer or deal that each member shows.
     seen: BTreeMap<ClaimId, BTreeMap<NodeId, Digest>>,
     shares: BTreeMap<(EscrowId, u8), Vec<ReleaseShare>>,
-    shares_asked_ms: BTreeMap<EscrowId, u64>,
+    shares_asked_ms: BTreeMap<EscrowId, BTreeMap<NodeId, u64>>,
     rounds: BTreeMap<ModelId, VerifiedRound>,
     training: Option<(ModelId, u64)>,
     tried: BTreeMap<ModelId, u64>,
@@ -72,6 +72,12 @@ impl Trainer {
     /// Records of all claims, open and over.
     pub fn claims(&self) -> impl Iterator<Item = &ClaimRecord> {
         self.claims.values()
+    }
+
+    /// The claim paid from that escrow, if it is this trainer's and not over.
+    pub fn open_claim(&self, escrow: EscrowId) -> Option<ClaimId> {
+        let open = self.claims.values().filter(|r| !r.phase.is_over()).map(|r| r.claim);
+        open.into_iter().find(|claim| tx::claim_escrow(*claim) == escrow)
     }
 
     /// The committees' keys as far as this trainer has verified them.
@@ -260,7 +266,6 @@ impl Trainer {
         let group = dealt.and_then(|e| self.epochs.group(e));
         let member = group.is_some_and(|g| g.members().contains(&from));
         let threshold = group.map_or(usize::MAX, CommitteeKey::threshold);
-        let members = group.map(|g| g.members().to_vec()).unwrap_or_default();
         let mine = |e: &&EscrowState| e.payee == self.me && e.id == tx::claim_escrow(id);
         let escrow = view.escrow.as_ref().filter(mine).filter(|_| member);
         match (r.phase, escrow) {
@@ -291,7 +296,7 @@ impl Trainer {
                 }
             }
             // R3: visible on a member's ledger means no need to reveal again
-            (Phase::Held, _) => self.on_verdict(id, view, members, out),
+            (Phase::Held, _) => self.on_verdict(id, view, member.then_some(from), out),
             (Phase::Received, Some(e)) => {
                 let released = e.with(|s| *s == TrancheStatus::Releasing);
                 if e.stage == Stage::Judged && released.is_empty() {

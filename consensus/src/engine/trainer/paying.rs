@@ -8,12 +8,13 @@ use crate::tx::Tx;
 use crate::wire::ClaimView;
 
 impl Trainer {
-    /// P4, P5: an attested verdict says which tranches are ours; members have the shares of those.
+    /// P4, P5: an attested verdict says which tranches are ours; `member`, if one of the committee dealt to says so,
+    /// has its shares of those.
     pub(super) fn on_verdict(
         &mut self,
         id: ClaimId,
         view: &ClaimView,
-        members: Vec<NodeId>,
+        member: Option<NodeId>,
         out: &mut Vec<TrainerEffect>,
     ) {
         let Some(state) = &view.outcome else { return };
@@ -39,11 +40,12 @@ impl Trainer {
         if payment.earned.replace(earned) != Some(earned) {
             self.persist(id, out);
         }
-        // every member's view says so; asking once per pause is enough
-        let asked = self.shares_asked_ms.get(&escrow);
-        if asked.is_none_or(|t| self.now_ms.saturating_sub(*t) >= self.config.retry_ms) {
-            self.shares_asked_ms.insert(escrow, self.now_ms);
-            out.push(TrainerEffect::AskShares(escrow, members));
+        // who shows the verdict has applied it, and so can give its shares now; once a pause is enough
+        let Some(member) = member else { return };
+        let asked = self.shares_asked_ms.entry(escrow).or_default().entry(member).or_insert(0);
+        if *asked == 0 || self.now_ms.saturating_sub(*asked) >= self.config.retry_ms {
+            *asked = self.now_ms.max(1);
+            out.push(TrainerEffect::AskShares(escrow, member));
         }
     }
 

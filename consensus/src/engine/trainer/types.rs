@@ -305,7 +305,7 @@ pub enum TrainerEffect {
         bolt11: String,
     },
     /// Ask the members of a committee for their shares of what is released (P4).
-    AskShares(EscrowId, Vec<NodeId>),
+    AskShares(EscrowId, NodeId),
     /// Claim the held HTLC.
     ClaimHtlc {
         /// Payment hash.
