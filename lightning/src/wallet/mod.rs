@@ -118,6 +118,7 @@ impl Wallet {
         let holds = Holds::open(data_dir.join("holds"))?;
         let (listen, network) = (config.listen, config.network);
         let provider = config.liquidity.as_ref().map(|p| p.node_id.clone());
+        keep_a_write_ahead_log(&data_dir.join(LDK_DIR))?;
         let node = Arc::new(build(config, &chain)?);
         std::fs::write(data_dir.join(NETWORK_FILE), network_name(network)).map_err(io)?;
         let node_id = node.node_id().to_string();
@@ -257,6 +258,22 @@ fn check_network(data_dir: &Path, network: BitcoinNetwork) -> Result<(), Lightni
     }
 }
 
+/// Puts LDK's database into write-ahead mode, which the file remembers. LDK writes it some thirty times a payment, and
+/// every write must be on disk before the next step: one sync each then, instead of the four of SQLite's usual journal.
+fn keep_a_write_ahead_log(dir: &Path) -> Result<(), LightningError> {
+    std::fs::create_dir_all(dir).map_err(|source| LightningError::Io { path: dir.into(), source })?;
+    let set = |path: &Path| {
+        let db = rusqlite::Connection::open(path)?;
+        db.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0))
+    };
+    let failed = |why: String| LightningError::Ldk { action: "opening the wallet's database", why };
+    let mode = set(&dir.join(LDK_FILE)).map_err(|e| failed(e.to_string()))?;
+    if mode != "wal" {
+        tracing::warn!(mode, "the wallet's file system takes no write-ahead log; payments are slower");
+    }
+    Ok(())
+}
+
 /// Builds LDK's node, not started.
 fn build(config: WalletConfig, chain: &Source) -> Result<Node, LightningError> {
     let WalletConfig { data_dir, seed, network, listen, trusted_peers, alias, liquidity, recover, .. } = config;
@@ -297,4 +314,21 @@ fn build(config: WalletConfig, chain: &Source) -> Result<Node, LightningError> {
     }
     chain.configure(&mut builder);
     builder.build().map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test] // P6: every write on disk, with one sync
+    fn ldk_writes_ahead_and_syncs() {
+        let dir = tempfile::tempdir().unwrap();
+        keep_a_write_ahead_log(dir.path()).unwrap();
+        keep_a_write_ahead_log(dir.path()).unwrap();
+        let db = rusqlite::Connection::open(dir.path().join(LDK_FILE)).unwrap(); // as LDK opens it
+        let ask = |what: &str| db.query_row(&format!("SELECT * FROM pragma_{what}"), [], |row| row.get(0));
+        assert_eq!(db.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0)).unwrap(), "wal");
+        assert_eq!(ask("user_version"), Ok(0u16), "new to LDK");
+        assert_eq!(db.query_row("PRAGMA synchronous", [], |row| row.get::<_, u8>(0)).unwrap(), 2, "FULL");
+    }
 }
