@@ -136,6 +136,7 @@ fn peer_record(key: &NodeKey, lightning: bool) -> SignedPeerRecord {
         role: if lightning.is_some() { Role::Full } else { Role::Lite },
         blobs: vec!["127.0.0.1:4001".into(), "[::1]:4001".into()],
         p2p: vec!["/ip4/127.0.0.1/udp/4002/quic-v1".into()],
+        submissions: lightning.is_some().then(|| Submissions { url: "http://127.0.0.1:8646".into(), fee_msat: 10_000 }),
         lightning,
     };
     SignedPeerRecord::new(record, key, CHAIN)
@@ -155,6 +156,7 @@ fn network(corpus: &mut Corpus, world: &World, txs: &[oda_consensus::tx::SignedT
         ("models", Request::Models),
         ("model", Request::Model(model)),
         ("outcome", Request::Outcome(model, 1)),
+        ("changed", Request::Changed(EscrowId([4; 32]))),
         ("shares", Request::Shares(EscrowId([4; 32]))),
         ("invoice", Request::Invoice { escrow: EscrowId([4; 32]), tranche: 1, bolt11: "lnbcrt50u1".into() }),
         ("peers", Request::Peers),

@@ -38,6 +38,27 @@ pub struct LightningAddress {
     pub address: String,
 }
 
+/// Where a sponsor takes submissions, and what it asks for each (P8).
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+pub struct Submissions {
+    /// Address of its HTTP server, `http://host:port`, perhaps with a path.
+    pub url: String,
+    /// Fee, msat.
+    pub fee_msat: u64,
+}
+
+impl Submissions {
+    /// Longest address, bytes.
+    pub const MAX_URL_BYTES: usize = 256;
+
+    /// Whether the address can be one and a fee is asked.
+    pub fn is_sound(&self) -> bool {
+        let host = self.url.strip_prefix("http://").unwrap_or_default();
+        let fits = self.url.len() <= Self::MAX_URL_BYTES && self.url.bytes().all(|b| b.is_ascii_graphic());
+        fits && self.fee_msat > 0 && !host.is_empty() && !host.contains(['@', '?', '#'])
+    }
+}
+
 /// Where a node's services are. Newer sequence numbers replace older ones.
 #[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
 pub struct PeerRecord {
@@ -53,6 +74,8 @@ pub struct PeerRecord {
     pub p2p: Vec<String>,
     /// Lightning side, if it has one.
     pub lightning: Option<LightningAddress>,
+    /// Where it takes submissions, if it is a sponsor that asks a fee.
+    pub submissions: Option<Submissions>,
 }
 record!(PeerRecord, b"peer", 2 << 10);
 
@@ -73,10 +96,11 @@ impl SignedPeerRecord {
         Self { record, signature }
     }
 
-    /// Whether the node signed it and its lists are within limits.
+    /// Whether the node signed it, its lists are within limits, and its addresses can be such.
     pub fn is_authentic(&self, chain: ChainId) -> bool {
         let r = &self.record;
-        r.blobs.len() <= 8 && r.p2p.len() <= 8 && r.node.verify(chain, r, &self.signature)
+        let sound = r.submissions.as_ref().is_none_or(Submissions::is_sound);
+        r.blobs.len() <= 8 && r.p2p.len() <= 8 && sound && r.node.verify(chain, r, &self.signature)
     }
 }
 

@@ -9,7 +9,7 @@
 mod world;
 
 use oda_consensus::codec;
-use oda_consensus::engine::sponsor::{PayRecord, Sponsor, SponsorEffect, SponsorInput};
+use oda_consensus::engine::sponsor::{NoFee, PayRecord, Sponsor, SponsorEffect, SponsorInput, may_charge};
 use oda_consensus::engine::trainer::{ClaimRecord, Phase, Trainer, TrainerConfig, TrainerEffect, TrainerInput};
 use oda_consensus::epoch::EpochChain;
 use oda_consensus::escrow::{EscrowState, Stage, TrancheStatus, deal_digest, kept};
@@ -485,4 +485,54 @@ fn a_member_with_false_shares_changes_nothing() {
     let mut m = Market::new(Cheat::FalseShares, true, [None; 2], 0);
     let paid = m.run();
     assert_eq!((paid, m.phase()), (earned(&m), Phase::Paid));
+}
+
+#[test] // P8, R2: no fee, no offer, no lock, nothing revealed
+fn a_claim_is_offered_payment_once_its_fee_is_paid() {
+    let asking = |admitted: &[ClaimId]| {
+        let mut m = Market::new(Cheat::Nobody, true, [None; 2], 0);
+        m.sponsor = Sponsor::new(sponsor().id(), Vec::new()).asking_fee(admitted.iter().copied());
+        m
+    };
+    let mut m = asking(&[ClaimId([9; 32])]);
+    assert_eq!((m.run(), m.phase()), (0, Phase::Void));
+    let claim = m.world.state.claim(m.claim()).unwrap();
+    assert!(claim.escrow.is_none() && claim.reveal.is_none());
+    // remembered over a restart
+    let mut m = asking(&[m.claim()]);
+    assert_eq!((m.run(), m.phase()), (earned(&m), Phase::Paid));
+    // paid while it waits
+    let mut m = asking(&[]);
+    for _ in 0..3 {
+        m.slot();
+    }
+    assert!(m.world.state.claim(m.claim()).is_some() && m.escrow().is_none());
+    m.sponsor.admit(m.claim());
+    assert_eq!((m.run(), m.phase()), (earned(&m), Phase::Paid));
+}
+
+#[test] // P8: a fee that would buy nothing is not taken
+fn a_fee_is_taken_only_for_what_can_be_offered() {
+    let mut w = World::new();
+    let fund = w.fund();
+    let Tx::Fund(promise) = &fund.tx else { panic!() };
+    let for_one = oda_consensus::tx::Fund { budget_msat: promise.terms.most_msat(), ..promise.clone() };
+    let txs = vec![w.add_model(), w.sign(Tx::Fund(for_one), &sponsor())];
+    assert!(w.block(&txs).is_empty());
+    let [a, b] = [0, 1].map(|i| claim_id(w.model(), 1, trainer(i).id()));
+    let ask = |w: &World, claim, paid: &[ClaimId]| may_charge(&w.state, sponsor().id(), claim, |c| paid.contains(&c));
+    assert_eq!(ask(&w, a, &[]), Err(NoFee::Unknown));
+    let txs = vec![w.commit(0), w.commit(1)];
+    assert!(w.block(&txs).is_empty());
+    assert_eq!((ask(&w, a, &[]), ask(&w, b, &[])), (Ok(()), Ok(())));
+    assert_eq!(may_charge(&w.state, trainer(0).id(), a, |_| false), Err(NoFee::NotFunded));
+    assert_eq!(ask(&w, b, &[a]), Err(NoFee::BudgetUsedUp), "the one it could pay for is spoken for");
+    let (offer, _) = w.offer(0);
+    assert!(w.block(&[offer]).is_empty());
+    assert_eq!(ask(&w, a, &[a]), Err(NoFee::Offered));
+    assert_eq!(ask(&w, b, &[a]), Err(NoFee::BudgetUsedUp));
+    for _ in 0..200 {
+        w.block(&[]);
+    }
+    assert_eq!(ask(&w, b, &[]), Err(NoFee::Over));
 }

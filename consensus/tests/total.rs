@@ -197,6 +197,7 @@ fn oversized_values_inside_others_are_refused() {
         blobs: vec!["x".repeat(2_300)],
         p2p: Vec::new(),
         lightning: None,
+        submissions: None,
     };
     let record = SignedPeerRecord { record, signature: Signature([0; 64]) };
     let decoded = codec::decode::<SignedPeerRecord>(&codec::encode(&record));

@@ -91,6 +91,10 @@ pub struct Audit {
     pub payments: usize,
     /// Of those, compared with the wallet's own records.
     pub in_wallet: usize,
+    /// What else the wallet received over Lightning, msat: submission fees (P8), its owner's own invoices.
+    pub other_in_msat: Option<u64>,
+    /// What else it paid, msat, routing fees included.
+    pub other_out_msat: Option<u64>,
     /// Each difference in words; none if everything adds up.
     pub differences: Vec<String>,
 }
@@ -109,7 +113,7 @@ pub struct Books {
 /// If the ledger's answers cannot be read.
 pub fn audit(models: &[ModelInfo], claims: &[(ModelId, ClaimInfo)], books: Option<&Books>) -> Result<Audit> {
     let mut out = Audit::default();
-    let records: BTreeMap<&str, &PaymentRecord> =
+    let mut records: BTreeMap<&str, &PaymentRecord> =
         books.iter().flat_map(|b| &b.history).filter(|r| !r.onchain).map(|r| (r.id.as_str(), r)).collect();
     let mut sums: BTreeMap<(ModelId, NodeId), Account> = BTreeMap::new();
     for (model, info) in claims {
@@ -129,12 +133,21 @@ pub fn audit(models: &[ModelInfo], claims: &[(ModelId, ClaimInfo)], books: Optio
                 continue;
             };
             out.in_wallet += 1;
-            let record = records.get(tranche.payment_hash.to_string().as_str()).copied();
+            let record = records.remove(tranche.payment_hash.to_string().as_str());
             let fee = out.check_record(&escrow, tranche, role, record);
             if role == Direction::Outbound {
                 account.fees_msat = Some(account.fees_msat.unwrap_or(0).saturating_add(fee));
             }
         }
+    }
+    if books.is_some() {
+        // not of the ledger, so nothing to compare with; said apart, or the wallet's balance would not be explained
+        let sum = |direction: Direction| {
+            let done = records.values().filter(|r| r.state == PaymentState::Succeeded && r.direction == direction);
+            let fee = |r: &PaymentRecord| if direction == Direction::Outbound { r.fee_msat.unwrap_or(0) } else { 0 };
+            done.fold(0u64, |sum, r| sum.saturating_add(r.amount_msat.unwrap_or(0)).saturating_add(fee(r)))
+        };
+        (out.other_in_msat, out.other_out_msat) = (Some(sum(Direction::Inbound)), Some(sum(Direction::Outbound)));
     }
     for info in models {
         let model: Model = serde_json::from_value(info.state.clone()).context("a model of the ledger")?;
@@ -258,6 +271,9 @@ impl Audit {
             .collect();
         table(&["MODEL", "SPONSOR", "FUNDED", "HELD", "PAID", "REFUNDED", "FEES (msat)"], &rows);
         println!("\n{} payments on the ledger, {} compared with the wallet", self.payments, self.in_wallet);
+        if let (Some(received), Some(paid)) = (self.other_in_msat, self.other_out_msat) {
+            println!("besides: {received} msat received, {paid} msat paid (submission fees, own invoices)");
+        }
         self.differences.iter().for_each(|d| println!("differs: {d}"));
         if self.differences.is_empty() {
             println!("everything adds up");
@@ -325,6 +341,27 @@ mod tests {
             assert_eq!((a.payments, a.accounts[0].paid_msat, a.accounts[0].refunded_msat), (4, 9_000_000, 6_000_000));
         }
         assert_eq!(run(&model, &claim, Some(&books(5))).accounts[0].fees_msat, Some(14));
+    }
+
+    #[test] // P8: a submission fee is no difference, and shows
+    fn other_payments_are_said_apart() {
+        let ((model, claim), mut books) = (ledger(), books(5));
+        let fee = |n: u8, direction, state| PaymentRecord {
+            id: hash(n),
+            onchain: false,
+            direction,
+            state,
+            amount_msat: Some(10_000),
+            fee_msat: Some(3),
+            updated_s: 1,
+        };
+        books.history.push(fee(40, Direction::Inbound, PaymentState::Succeeded));
+        books.history.push(fee(41, Direction::Inbound, PaymentState::Pending));
+        books.history.push(fee(42, Direction::Outbound, PaymentState::Succeeded));
+        let a = run(&model, &claim, Some(&books));
+        assert!(a.differences.is_empty(), "{:?}", a.differences);
+        assert_eq!((a.other_in_msat, a.other_out_msat), (Some(10_000), Some(10_003)));
+        assert_eq!(run(&model, &claim, None).other_in_msat, None);
     }
 
     #[test] // each row plants one fault

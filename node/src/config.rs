@@ -8,6 +8,7 @@ use oda_consensus::genesis::{BitcoinNetwork, Genesis};
 use oda_consensus::ids::NodeId;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 /// What the command line says about money.
@@ -236,6 +237,29 @@ pub struct Sponsor {
     /// In how many per cent of the rounds a decoy tests the committee (C6).
     #[serde(default = "default_decoys")]
     pub decoy_percent: u8,
+    /// Ask a fee for each claim before payment is offered for it (P8). Without: none is asked. A fee keeps out floods
+    /// of worthless claims, and also every newcomer that has nothing in a channel yet.
+    #[serde(default)]
+    pub submissions: Option<Submissions>,
+}
+
+/// Where a sponsor takes submission fees, and how much.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Submissions {
+    /// TCP address of the HTTP server.
+    pub listen: SocketAddr,
+    /// How trainers reach it, `http://host:port`; told to all in the node's signed peer record.
+    pub url: String,
+    /// The fee, msat.
+    pub fee_msat: NonZeroU64,
+}
+
+impl Submissions {
+    /// As it stands in the peer record.
+    pub fn public(&self) -> oda_consensus::wire::Submissions {
+        oda_consensus::wire::Submissions { url: self.url.clone(), fee_msat: self.fee_msat.get() }
+    }
 }
 
 /// A trainer's settings.
@@ -248,6 +272,9 @@ pub struct Trainer {
     /// Where to train: "auto" (a GPU if libtorch finds one), "cpu" or "cuda".
     #[serde(default = "default_device")]
     pub device: String,
+    /// Most to be paid to a sponsor for a submission, msat, routing fees apart; claims that cost more are not paid for.
+    #[serde(default = "default_max_fee_msat")]
+    pub max_fee_msat: u64,
     /// Test networks only: submit dishonest work of every kind in turn.
     #[serde(default)]
     pub cheat: bool,
@@ -262,7 +289,7 @@ impl Sponsor {
 
 impl Default for Trainer {
     fn default() -> Self {
-        Self { threads: 0, device: default_device(), cheat: false }
+        Self { threads: 0, device: default_device(), max_fee_msat: default_max_fee_msat(), cheat: false }
     }
 }
 
@@ -272,6 +299,9 @@ fn default_tranches() -> u8 {
 
 fn default_device() -> String {
     "auto".into()
+}
+fn default_max_fee_msat() -> u64 {
+    10_000
 }
 fn default_genesis() -> PathBuf {
     "genesis.json".into()
@@ -314,6 +344,10 @@ impl Config {
         }
         if self.trainer.cheat && self.network != BitcoinNetwork::Regtest {
             bail!("[trainer] cheat is for regtest networks only: remove it or set network = \"regtest\"");
+        }
+        let submissions = self.sponsor.as_ref().and_then(|s| s.submissions.as_ref());
+        if let Some(s) = submissions.filter(|s| !s.public().is_sound()) {
+            bail!("[sponsor.submissions] url = {:?} is no address: write http://host:port", s.url);
         }
         if self.lightning.as_ref().is_some_and(|l| l.bitcoind.is_some() && l.chain.is_some()) {
             bail!("[lightning] names the chain twice: keep either bitcoind or [lightning.chain]");
@@ -391,6 +425,21 @@ mod tests {
         assert!(error.contains("lisen") && error.contains("oda.toml"), "{error}");
         let error = format!("{:#}", load(&format!("colour = 1\n{GOOD}")).unwrap_err());
         assert!(error.contains("colour"), "{error}");
+    }
+
+    #[test] // P8
+    fn a_fee_needs_an_amount_and_an_address() {
+        assert_eq!(load(GOOD).unwrap().trainer.max_fee_msat, 10_000);
+        let sponsor = |url: &str, fee_msat: u64| {
+            let base = "[sponsor]\nmodel = \"m\"\nrate_msat = 1\nunit_msat = 1\nbudget_msat = 1\n";
+            let fee =
+                format!("[sponsor.submissions]\nlisten = \"127.0.0.1:8646\"\nurl = {url:?}\nfee_msat = {fee_msat}\n");
+            load(&format!("{GOOD}{base}{fee}"))
+        };
+        assert!(sponsor("http://127.0.0.1:8646", 1).is_ok());
+        assert!(sponsor("http://127.0.0.1:8646", 0).is_err());
+        let error = format!("{:#}", sponsor("127.0.0.1:8646", 1).unwrap_err());
+        assert!(error.contains("[sponsor.submissions]") && error.contains("http://"), "{error}");
     }
 
     #[test]

@@ -46,6 +46,11 @@ impl Identity {
         Zeroizing::new(blake3::derive_key("oda 2026 sealed guards of a sponsor", &*self.key.secret()))
     }
 
+    /// From which the keys of a sponsor's fee tokens derive (P8): the same after a restart, or paid tokens are void.
+    pub fn token_secret(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(blake3::derive_key("oda 2026 L402 tokens of a sponsor", &*self.key.secret()))
+    }
+
     /// Reads the secrets of a data directory.
     ///
     /// # Errors

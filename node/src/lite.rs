@@ -6,6 +6,7 @@
 
 use crate::clock::now_ms;
 use crate::config::Config;
+use crate::fees::{Fees, Unpaid};
 use crate::full::own_record;
 use crate::identity::Identity;
 use crate::jobs::Training;
@@ -15,7 +16,7 @@ use crate::report::{LiteEvent, Reporter};
 use crate::wallet;
 use anyhow::{Context, Result};
 use oda_consensus::codec;
-use oda_consensus::engine::trainer::{ClaimRecord, Trainer, TrainerConfig, TrainerEffect, TrainerInput};
+use oda_consensus::engine::trainer::{ClaimRecord, Phase, Trainer, TrainerConfig, TrainerEffect, TrainerInput};
 use oda_consensus::epoch::EpochChain;
 use oda_consensus::genesis::BitcoinNetwork;
 use oda_consensus::ids::{BlobRef, ChainId, ClaimId, EscrowId, ModelId, NodeId, PaymentHash};
@@ -45,6 +46,7 @@ enum Event {
     Held { hash: PaymentHash, amount_msat: u64, deadline: u32, done: Option<oneshot::Sender<()>> },
     Received { hash: PaymentHash, done: Option<oneshot::Sender<()>> },
     Chain { height: u32, lightning_msat: u64, channels: usize },
+    FeePosted { claim: ClaimId, result: Result<(), Unpaid> },
 }
 
 struct Lite {
@@ -64,6 +66,7 @@ struct Lite {
     rng: ChaCha20Rng,
     models: BTreeSet<ModelId>,
     invoicing: BTreeSet<(ClaimId, u8)>,
+    fees: Fees,
     chain_height: u32,
     wallet_seen: (u64, usize),
     announced: BTreeMap<ModelId, u64>,
@@ -112,7 +115,7 @@ pub async fn run(
     if config.network == BitcoinNetwork::Bitcoin {
         tracing::warn!("this wallet holds real bitcoin; keep the mnemonic safe and channels small");
     }
-    let record = own_record(&key, chain, Role::Lite, &blobs, &net, Some(lightning.clone()));
+    let record = own_record(&key, chain, Role::Lite, &blobs, &net, Some(lightning.clone()), None);
     reporter.lite(&LiteEvent::Started { node: key.id(), lightning: lightning.node_id.clone() });
 
     let (events, mut queue) = mpsc::channel(1024);
@@ -126,6 +129,7 @@ pub async fn run(
         events.send(event).await.context("starting")?;
     }
     let pump = tokio::spawn(pump(wallet.clone(), events.clone()));
+    let fees = Fees::new(&datadir.join("fees"), wallet.clone(), config.network, config.trainer.max_fee_msat)?;
     let mut lite = Lite {
         me: key.id(),
         chain,
@@ -142,6 +146,7 @@ pub async fn run(
         rng: ChaCha20Rng::from_rng(rand_core::OsRng).context("no randomness")?,
         models: BTreeSet::new(),
         invoicing: BTreeSet::new(),
+        fees,
         chain_height: 0,
         wallet_seen: (0, 0),
         announced: BTreeMap::new(),
@@ -245,8 +250,22 @@ impl Lite {
                 self.ask(*peer, Request::Hello(self.record.clone()));
             }
         }
+        self.pay_fees();
         let (now_ms, chain_height) = (now_ms(), self.chain_height);
         self.drive(TrainerInput::Tick { now_ms, chain_height })
+    }
+
+    /// Claims that wait for an offer may wait for a fee (P8).
+    fn pay_fees(&mut self) {
+        let waits = self.trainer.claims().filter(|r| r.phase == Phase::Committed);
+        let waits: Vec<(ClaimId, ModelId)> = waits.map(|r| (r.claim, r.model)).collect();
+        for attempt in self.fees.due(&waits, self.trainer.epochs(), &self.book) {
+            let (payer, events, claim) = (self.fees.payer(), self.events.clone(), attempt.claim);
+            tokio::spawn(async move {
+                let result = payer.pay(attempt).await;
+                let _ = events.send(Event::FeePosted { claim, result }).await;
+            });
+        }
     }
 
     fn on_net(&mut self, event: NetEvent) -> Result<()> {
@@ -314,6 +333,10 @@ impl Lite {
                 }
                 Ok(())
             }
+            Event::FeePosted { claim, result } => {
+                self.fees.ended(claim, result);
+                Ok(())
+            }
             Event::Chain { height, lightning_msat, channels } => {
                 self.chain_height = height;
                 if self.wallet_seen != (lightning_msat, channels) {
@@ -342,6 +365,7 @@ impl Lite {
             }
             // no work is taken before a payment could reach us
             Response::Model(Some(view)) if self.wallet_seen.1 > 0 || self.trainer.claims().next().is_some() => {
+                self.fees.heard(peer, &view);
                 return self.drive(TrainerInput::Model(view));
             }
             Response::Epochs(links) => return self.drive(TrainerInput::Epochs(links)),

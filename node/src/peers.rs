@@ -78,8 +78,9 @@ fn blob_addr(record: &PeerRecord) -> Option<BlobAddr> {
 mod tests {
     use super::*;
     use oda_consensus::keys::NodeKey;
+    use oda_consensus::wire::Submissions;
 
-    #[test] // N2: forged, stale and far-future records are refused
+    #[test] // N2: forged, stale, far-future and malformed records are refused
     fn only_newer_authentic_records_count() {
         let chain = ChainId([1; 32]);
         let (a, b) = (NodeKey::from_secret(&[1; 32]), NodeKey::from_secret(&[2; 32]));
@@ -90,12 +91,23 @@ mod tests {
             blobs: vec!["127.0.0.1:9".into()],
             p2p: vec![],
             lightning: None,
+            submissions: None,
         };
         let mut book = PeerBook::new(chain);
         assert_eq!(book.insert(SignedPeerRecord::new(record(a.id(), 5), &b, chain), 10), None);
         assert_eq!(book.insert(SignedPeerRecord::new(record(a.id(), 5), &a, chain), 10), Some(true));
         assert_eq!(book.insert(SignedPeerRecord::new(record(a.id(), 4), &a, chain), 10), Some(false));
         assert_eq!(book.insert(SignedPeerRecord::new(record(a.id(), 500_000), &a, chain), 10), None);
+        let asking = |url: &str, fee_msat| {
+            let submissions = Some(Submissions { url: url.into(), fee_msat });
+            SignedPeerRecord::new(PeerRecord { submissions, ..record(a.id(), 6) }, &a, chain)
+        };
+        for bad in ["", "ftp://h:1", "http://", "http://h 1", "http://u@h:1", "http://h/?x"] {
+            assert_eq!(book.insert(asking(bad, 1), 10), None, "{bad}");
+        }
+        assert_eq!(book.insert(asking(&format!("http://{}", "h".repeat(300)), 1), 10), None);
+        assert_eq!(book.insert(asking("http://h:1", 0), 10), None);
+        assert_eq!(book.insert(asking("http://h:1", 1), 10), Some(true));
         assert_eq!(book.providers(&[]).len(), 1);
         assert_eq!(book.providers_among(&[], &[b.id()]).len(), 0);
         assert_eq!(book.providers_among(&[], &[a.id()]).len(), 1);

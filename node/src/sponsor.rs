@@ -3,15 +3,16 @@
 
 use crate::clock::now_ms;
 use crate::config::{Config, Sponsor as SponsorConfig};
-use crate::full::{CoreEvent, PaymentInfo};
+use crate::full::{CoreEvent, PaymentInfo, Shared};
 use crate::identity::Identity;
 use crate::peers::PeerBook;
 use crate::rpc::WalletInfo;
+use crate::submissions::{self, Desk, Fees};
 use crate::wallet;
 use anyhow::{Context, Result};
 use oda_consensus::codec;
 use oda_consensus::engine::decoys::{DecoyEffect, DecoyRecord, Decoys};
-use oda_consensus::engine::sponsor::{PayPhase, PayRecord, Sponsor};
+use oda_consensus::engine::sponsor::{PayPhase, PayRecord, Sponsor, may_charge};
 use oda_consensus::escrow::{EscrowState, MAX_TRANCHES, Stage, TrancheStatus};
 use oda_consensus::ids::{EscrowId, ModelId, NodeId, PaymentHash};
 use oda_consensus::keys::NodeKey;
@@ -26,7 +27,7 @@ use oda_storage::{Blobs, RecordStore, RocksRecords};
 use rand_chacha::ChaCha20Rng;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, Instant};
 
@@ -66,6 +67,9 @@ pub(crate) struct SponsorHost {
     verdicts: BTreeMap<EscrowId, Verdict>,
     events: mpsc::Sender<CoreEvent>,
     refreshed: Option<Instant>,
+    /// Fees paid before, until the desk takes them over; and the desk's task (P8).
+    fees: Option<Fees>,
+    desk: Option<tokio::task::JoinHandle<()>>,
 }
 
 /// The least an HTLC should carry: well above the fee of its success transaction (P7).
@@ -135,13 +139,25 @@ impl SponsorHost {
             .context(
                 "a payment record is damaged: restore the payments directory from a backup before paying anyone",
             )?;
-        let engine = Sponsor::new(me, known);
+        let mut engine = Sponsor::new(me, known);
         let planted = records
             .scan(DECOYS, MAX_RECORDS)?
             .into_iter()
             .map(|(_, bytes)| codec::decode(&bytes))
             .collect::<Result<Vec<DecoyRecord>, _>>()
             .context("a decoy record is damaged: restore the payments directory from a backup")?;
+        let fees = match config.submissions {
+            Some(_) => {
+                let records = RocksRecords::open(&datadir.join("submissions"), state.chain());
+                Some(Fees::load(Box::new(records.context("opening the records of submission fees")?))?)
+            }
+            None => None,
+        };
+        if let Some(fees) = &fees {
+            // its own decoys pay nobody
+            let own = planted.iter().filter(|d| !d.shown).map(|d| d.claim);
+            engine = engine.asking_fee(fees.claims().chain(own));
+        }
         let decoys = Decoys::new(me, config.decoy_percent, planted);
         let (wallet, lightning) = wallet::start(node, datadir, identity, "oda sponsor").await?;
         let address = {
@@ -165,9 +181,27 @@ impl SponsorHost {
             verdicts: BTreeMap::new(),
             events,
             refreshed: None,
+            fees,
+            desk: None,
         };
         host.reconcile();
         Ok(host)
+    }
+
+    /// Takes submission fees, if any are asked.
+    pub(crate) async fn open_desk(&mut self, shared: Arc<Shared>, identity: &Identity) -> Result<()> {
+        let (Some(config), Some(fees)) = (&self.config.submissions, self.fees.take()) else { return Ok(()) };
+        let me = self.me;
+        let desk = Arc::new(Desk {
+            fees: Mutex::new(fees),
+            may_charge: Arc::new(move |claim, paid| may_charge(&shared.state(), me, claim, paid)),
+            core: self.events.clone(),
+        });
+        let app = submissions::router(desk, self.wallet.clone(), config.fee_msat, identity.token_secret())?;
+        let (address, task) = submissions::serve(config.listen, app).await?;
+        tracing::info!(%address, url = config.url, fee_msat = config.fee_msat, "submission fees");
+        self.desk = Some(task);
+        Ok(())
     }
 
     pub(crate) fn lightning_address(&self) -> LightningAddress {
@@ -194,6 +228,7 @@ impl SponsorHost {
         for effect in self.decoys.follow(state, key, rng) {
             match effect {
                 DecoyEffect::Persist(record) => {
+                    self.engine.admit(record.claim);
                     let key = [DECOYS, &record.claim.0].concat();
                     self.records.put(&key, &codec::encode(&record)).context("writing a decoy record")?;
                 }
@@ -316,6 +351,9 @@ impl SponsorHost {
     }
 
     pub(crate) async fn stop(self) {
+        if let Some(desk) = self.desk {
+            desk.abort();
+        }
         let wallet = self.wallet;
         let _ = wallet::blocking(move || wallet.stop()).await;
     }

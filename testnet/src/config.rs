@@ -107,6 +107,21 @@ pub struct Sponsor {
     pub max_channels: usize,
     /// Rounds with a decoy, per cent.
     pub decoy_percent: u8,
+    /// The fee for a submission, if one is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submissions: Option<Submissions>,
+}
+
+/// Where a sponsor takes submission fees.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Submissions {
+    /// Its HTTP server.
+    pub listen: SocketAddr,
+    /// How trainers reach it.
+    pub url: String,
+    /// The fee, msat.
+    pub fee_msat: u64,
 }
 
 /// How a trainer trains.
@@ -117,6 +132,9 @@ pub struct Trainer {
     pub threads: u32,
     /// Dishonest work only.
     pub cheat: bool,
+    /// Most to be paid for a submission, msat, if not the usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_fee_msat: Option<u64>,
 }
 
 /// What a node of the network does.

@@ -8,7 +8,7 @@
 
 use crate::config::{
     self, ChainEntry, Lightning, Listen, NETWORK_FILE, NODE_FILE, NetworkFile, NodeConfig, NodeEntry, P2p, Role,
-    Sponsor, Trainer, Validator,
+    Sponsor, Submissions, Trainer, Validator,
 };
 use crate::peer_id::peer_id;
 use crate::ports::Ports;
@@ -91,6 +91,9 @@ pub struct Options {
     /// In how many per cent of the rounds a sponsor tests the committee with a decoy.
     #[arg(long, default_value_t = 0)]
     pub decoy_percent: u8,
+    /// Fee a sponsor asks for each submission, millisatoshi; 0: none, for a newcomer has nothing to pay it with.
+    #[arg(long, default_value_t = 0)]
+    pub fee_msat: u64,
     /// Threads of each trainer.
     #[arg(long, default_value_t = 1)]
     pub threads: u32,
@@ -196,6 +199,13 @@ pub fn create(dir: &Path, options: &Options, time_ms: u64) -> Result<NetworkFile
         write_secret(&datadir.join("keys/mnemonic"), m.words.as_bytes())?;
         write(&datadir.join(GENESIS_FILE), genesis_text.as_bytes())?;
         let wallet = matches!(m.role, Role::Sponsor | Role::Trainer);
+        let submissions = match (m.role, o.fee_msat) {
+            (Role::Sponsor, 1..) => {
+                let listen = ports.take()?;
+                Some(Submissions { listen, url: format!("http://{listen}"), fee_msat: o.fee_msat })
+            }
+            _ => None,
+        };
         let config = NodeConfig {
             network: genesis.bitcoin,
             genesis: GENESIS_FILE.into(),
@@ -217,9 +227,14 @@ pub fn create(dir: &Path, options: &Options, time_ms: u64) -> Result<NetworkFile
                 channel_sat: o.channel_sat,
                 max_channels: 64,
                 decoy_percent: o.decoy_percent,
+                submissions,
             }),
             validator: m.lies.then_some(Validator { misbehave: true }),
-            trainer: (m.role == Role::Trainer).then_some(Trainer { threads: o.threads, cheat: m.cheat }),
+            trainer: (m.role == Role::Trainer).then_some(Trainer {
+                threads: o.threads,
+                cheat: m.cheat,
+                max_fee_msat: None,
+            }),
         };
         config::write(&datadir.join(NODE_FILE), &config)?;
     }

@@ -4,14 +4,21 @@
 //! The sponsor knows every preimage it deals, and may: it is the payer, so knowing it early can only
 //! pay the trainer. Its seeds are on disk before the offer is public, so that a restarted sponsor neither
 //! offers a claim twice nor pays an invoice it does not remember.
+//!
+//! A sponsor may ask a fee for each submission (P8). Then it makes offers only for the claims that whoever collects
+//! the fees has let in: without an offer there is no lock, without a lock nothing is revealed or judged. So flooding a
+//! model with worthless claims costs money before it costs anyone work.
 
 use crate::escrow::{Committee, EscrowState, Opening, Seeds, Stage, Terms, TrancheSet, TrancheStatus, kept};
-use crate::ids::{ClaimId, EscrowId, NodeId, PaymentHash, Preimage};
+use crate::ids::{ClaimId, Digest, EscrowId, NodeId, PaymentHash, Preimage};
 use crate::record;
-use crate::state::State;
+use crate::state::{ClaimState, State};
 use crate::tx::{Tx, claim_escrow};
 use rand_core::{CryptoRng, RngCore};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most claims whose fee is paid and that wait for their offer.
+const MAX_ADMITTED: usize = 1 << 16;
 
 /// Where the payment of a tranche stands with its payer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
@@ -66,6 +73,66 @@ pub struct PayRecord {
     pub over: bool,
 }
 record!(PayRecord, b"pyrc", 64 << 10);
+
+/// A submission fee that was paid, and for which claim (P8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct FeeRecord {
+    /// Id of the token that the payment bought.
+    pub token: Digest,
+    /// The claim it was used for; it is good for no other.
+    pub claim: ClaimId,
+    /// Until when this is remembered, s since the Unix epoch.
+    pub keep_until_s: u64,
+}
+record!(FeeRecord, b"feer", 128);
+
+/// Why no fee is taken for a claim: it would buy nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoFee {
+    /// No such claim.
+    #[error("the claim is not on the ledger yet: ask again when its commitment is")]
+    Unknown,
+    /// Somebody else's model.
+    #[error("this sponsor does not fund the claim's model")]
+    NotFunded,
+    /// Too late.
+    #[error("the claim's round is over")]
+    Over,
+    /// It has what the fee would buy.
+    #[error("the claim has an offer")]
+    Offered,
+    /// No money left.
+    #[error("the sponsor's budget does not cover another claim")]
+    BudgetUsedUp,
+}
+
+/// Whether a sponsor may take a fee for a claim: only if it would offer payment for it now, besides all those in
+/// `admitted` that still wait.
+///
+/// # Errors
+/// Why not.
+pub fn may_charge(
+    state: &State,
+    sponsor: NodeId,
+    claim: ClaimId,
+    admitted: impl Fn(ClaimId) -> bool,
+) -> Result<(), NoFee> {
+    let c = state.claim(claim).ok_or(NoFee::Unknown)?;
+    let model = state.model(c.model).ok_or(NoFee::Unknown)?;
+    let mine = model.sponsors.iter().find(|s| s.sponsor == sponsor && s.frauds == 0).ok_or(NoFee::NotFunded)?;
+    let round = model.round.as_ref().filter(|r| r.number == c.round && r.sealed.is_none()).ok_or(NoFee::Over)?;
+    if round.reveals_close(&model.manifest.timing).is_some_and(|close| state.tip().height >= close) {
+        return Err(NoFee::Over);
+    }
+    if c.escrow.is_some() {
+        return Err(NoFee::Offered);
+    }
+    let unpaid = |id: &&ClaimId| state.claim(**id).is_some_and(|c| c.escrow.is_none());
+    let waiting = round.claims.iter().filter(|id| **id != claim && admitted(**id)).filter(unpaid).count();
+    let left = mine.fund.budget_msat.saturating_sub(mine.held_msat).saturating_sub(mine.paid_msat);
+    let covered = usize::try_from(left / mine.fund.terms.most_msat().max(1)).unwrap_or(usize::MAX);
+    if covered <= waiting { Err(NoFee::BudgetUsedUp) } else { Ok(()) }
+}
 
 /// What happened.
 #[derive(Debug)]
@@ -126,12 +193,29 @@ pub enum SponsorEffect {
 pub struct Sponsor {
     me: NodeId,
     records: BTreeMap<EscrowId, PayRecord>,
+    /// Claims whose fee is paid; none if no fee is asked.
+    admitted: Option<BTreeSet<ClaimId>>,
 }
 
 impl Sponsor {
     /// A sponsor with the records it had before.
     pub fn new(me: NodeId, records: Vec<PayRecord>) -> Self {
-        Self { me, records: records.into_iter().map(|r| (r.escrow, r)).collect() }
+        Self { me, records: records.into_iter().map(|r| (r.escrow, r)).collect(), admitted: None }
+    }
+
+    /// The same sponsor asking a fee (P8), which is paid for these claims already.
+    #[must_use]
+    pub fn asking_fee(mut self, admitted: impl IntoIterator<Item = ClaimId>) -> Self {
+        self.admitted = Some(admitted.into_iter().take(MAX_ADMITTED).collect());
+        self
+    }
+
+    /// The fee of a claim is paid, durably noted by the caller: from the next [`SponsorInput::StateChanged`] on it is
+    /// offered payment. Without a fee nothing changes.
+    pub fn admit(&mut self, claim: ClaimId) {
+        if let Some(admitted) = self.admitted.as_mut().filter(|a| a.len() < MAX_ADMITTED) {
+            admitted.insert(claim);
+        }
     }
 
     /// All escrows ever offered.
@@ -194,6 +278,12 @@ impl Sponsor {
 
     // R2, P2
     fn offer_for_claims(&mut self, state: &State, rng: &mut (impl RngCore + CryptoRng), out: &mut Vec<SponsorEffect>) {
+        if let Some(admitted) = &mut self.admitted {
+            // a claim that has its offer, or that was judged without one, needs its admission no more
+            let waits = |c: &ClaimState| c.escrow.is_none() && c.judged.is_none();
+            admitted.retain(|claim| state.claim(*claim).is_none_or(waits));
+        }
+        let admitted = |claim: ClaimId| self.admitted.as_ref().is_none_or(|a| a.contains(&claim));
         let wanted: Vec<(ClaimId, NodeId, Terms)> = state
             .models()
             .filter_map(|(_, m)| Some((m, m.sponsors.iter().find(|s| s.sponsor == self.me && s.frauds == 0)?)))
@@ -201,7 +291,7 @@ impl Sponsor {
                 let claims = m.round.iter().filter(|r| r.sealed.is_none()).flat_map(|r| r.claims.iter());
                 let left = s.fund.budget_msat.saturating_sub(s.held_msat).saturating_sub(s.paid_msat);
                 let covered = usize::try_from(left / s.fund.terms.most_msat().max(1)).unwrap_or(usize::MAX);
-                let unpaid = claims.filter_map(|c| state.claim(*c)).filter(|c| c.escrow.is_none());
+                let unpaid = claims.filter_map(|c| state.claim(*c)).filter(|c| c.escrow.is_none() && admitted(c.id));
                 unpaid.take(covered).map(|c| (c.id, c.trainer, s.fund.terms)).collect::<Vec<_>>()
             })
             .collect();

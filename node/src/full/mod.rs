@@ -71,6 +71,8 @@ pub(crate) enum CoreEvent {
     Judged(JudgeReport),
     /// Lightning reports.
     Wallet(WalletReport),
+    /// A submission fee was paid, and written down (P8).
+    FeePaid(oda_consensus::ids::ClaimId),
     /// A peer answered a request.
     Answer(NodeId, Box<Response>),
     /// The RPC server passes on a transaction.
@@ -187,14 +189,22 @@ impl FullNode {
         .await?;
 
         let (events, event_queue) = mpsc::channel(1024);
-        let sponsor = match &config.sponsor {
+        let mut sponsor = match &config.sponsor {
             Some(sponsor) => Some(
                 SponsorHost::start(sponsor, config, datadir, &identity, &state, blobs.clone(), events.clone()).await?,
             ),
             None => None,
         };
-        let record =
-            own_record(&key, chain, Role::Full, &blobs, &net, sponsor.as_ref().map(SponsorHost::lightning_address));
+        let submissions = config.sponsor.as_ref().and_then(|s| s.submissions.as_ref()).map(|s| s.public());
+        let record = own_record(
+            &key,
+            chain,
+            Role::Full,
+            &blobs,
+            &net,
+            sponsor.as_ref().map(SponsorHost::lightning_address),
+            submissions,
+        );
 
         let rng = ChaCha20Rng::from_rng(rand_core::OsRng).context("no randomness")?;
         let duty = match validator {
@@ -205,6 +215,9 @@ impl FullNode {
         let shared = Arc::new(Shared::new(state, me, validator, events.clone()));
         for record in sponsor.iter().flat_map(|s| s.engine.records()) {
             crate::sponsor::payment_infos(record).for_each(|p| shared.set_payment(p));
+        }
+        if let Some(sponsor) = &mut sponsor {
+            sponsor.open_desk(shared.clone(), &identity).await?;
         }
         let mut core = Core {
             me,
@@ -301,6 +314,7 @@ pub(crate) fn own_record(
     blobs: &Blobs,
     net: &Net,
     lightning: Option<oda_consensus::wire::LightningAddress>,
+    submissions: Option<oda_consensus::wire::Submissions>,
 ) -> SignedPeerRecord {
     let record = PeerRecord {
         node: key.id(),
@@ -309,6 +323,7 @@ pub(crate) fn own_record(
         blobs: blobs.addr().sockets.iter().take(8).map(ToString::to_string).collect(),
         p2p: net.listen_addrs().iter().take(8).map(ToString::to_string).collect(),
         lightning,
+        submissions,
     };
     SignedPeerRecord::new(record, key, chain)
 }
@@ -478,6 +493,12 @@ impl Core {
                 self.drive_validator(input)
             }
             CoreEvent::Wallet(report) => self.on_wallet(report),
+            CoreEvent::FeePaid(claim) => {
+                if let Some(sponsor) = &mut self.sponsor {
+                    sponsor.engine.admit(claim);
+                }
+                self.drive_sponsor(oda_consensus::engine::sponsor::SponsorInput::StateChanged).map(|_| ())
+            }
             CoreEvent::Answer(peer, response) => self.on_answer(peer, *response),
             CoreEvent::Submit(tx, reply) => {
                 let _ = reply.send(self.submit_signed(*tx).map_err(|e| e.to_string()));
