@@ -40,6 +40,10 @@ enum Cheat {
     NeverPays,
     /// It pays the largest tranche only.
     PaysInPart,
+    /// It pays when the round is over.
+    PaysLate,
+    /// It is never seen again once all its payments are held.
+    Vanishes,
     /// It pays a msat too little.
     PaysLess,
     /// One of its candidates deals something else than it hashed.
@@ -74,6 +78,8 @@ struct Market {
     /// How often a wallet's event that was being handled at the crash is told again.
     again: usize,
     gone: bool,
+    /// What a late payer has not paid yet.
+    late: Vec<(PaymentHash, u64)>,
 }
 
 impl Market {
@@ -104,6 +110,7 @@ impl Market {
             kill,
             again,
             gone: false,
+            late: Vec::new(),
             world,
         }
     }
@@ -130,6 +137,10 @@ impl Market {
 
     /// Returns whether the engine died of it.
     fn drive_sponsor(&mut self, input: SponsorInput) -> bool {
+        let all_held = || self.escrow().is_some_and(|e| !e.tranches.is_empty() && self.htlcs.len() == e.tranches.len());
+        if self.cheat == Cheat::Vanishes && all_held() {
+            return false;
+        }
         for effect in self.sponsor.handle(&self.world.state, input, &mut self.rng) {
             if self.dies(0) {
                 let records = self.pays.values().map(|bytes| codec::decode::<PayRecord>(bytes).unwrap()).collect();
@@ -160,6 +171,7 @@ impl Market {
                         _ if self.never_pays(payment_hash) => {
                             self.drive_sponsor(SponsorInput::NotStarted { payment_hash });
                         }
+                        None if self.cheat == Cheat::PaysLate => self.late.push((payment_hash, amount_msat)),
                         Some((_, Htlc::Held)) => {} // LDK: the payment is under way already
                         Some((_, Htlc::Claimed)) => panic!("paid twice"),
                         None | Some((_, Htlc::Failed)) => {
@@ -337,6 +349,11 @@ impl Market {
         let (trainer_id, revealed) =
             (trainer(0).id(), self.world.state.claim(self.claim()).is_some_and(|c| c.reveal.is_some()));
         self.world.judge(&[(self.claim(), trainer_id, revealed && self.accepted)]);
+        for (hash, amount_msat) in std::mem::take(&mut self.late) {
+            self.slot();
+            self.htlcs.insert(hash, (amount_msat, Htlc::Held));
+            self.to_trainer.push_back((hash, false));
+        }
         for _ in 0..20 {
             self.slot();
         }
@@ -370,7 +387,7 @@ impl Market {
             let claimed = self.htlcs.get(&t.payment_hash).is_some_and(|(_, h)| *h == Htlc::Claimed);
             assert_eq!(matches!(t.status, TrancheStatus::Settled(_)), claimed, "{:?}", e.tranches);
         }
-        if self.cheat != Cheat::NeverClaims {
+        if !matches!(self.cheat, Cheat::NeverClaims | Cheat::Vanishes) {
             assert!(e.is_over(), "{:?}", e.tranches);
             assert!(self.sponsor.records().all(|r| r.over), "{:?}", self.sponsor.records().collect::<Vec<_>>());
         }
@@ -427,7 +444,7 @@ fn nothing_is_lost_or_doubled_whatever_crashes() {
 
 #[test] // R2, P2, P3: what a sponsor can do, and where it is seen
 fn a_cheating_sponsor_gets_nothing_and_is_named() {
-    for cheat in [Cheat::NeverPays, Cheat::PaysInPart, Cheat::PaysLess, Cheat::NeverOpens] {
+    for cheat in [Cheat::NeverPays, Cheat::PaysInPart, Cheat::PaysLate, Cheat::PaysLess, Cheat::NeverOpens] {
         let mut m = Market::new(cheat, true, [None; 2], 0);
         assert_eq!((m.run(), m.phase()), (0, Phase::Void), "{cheat:?}");
         assert!(m.world.state.claim(m.claim()).unwrap().reveal.is_none(), "{cheat:?}: no work is shown without a lock");
@@ -435,6 +452,16 @@ fn a_cheating_sponsor_gets_nothing_and_is_named() {
         assert_eq!(s.unopened, u32::from(cheat == Cheat::NeverOpens), "{cheat:?}");
         assert_eq!((s.held_msat, s.paid_msat), (0, 0), "{cheat:?}");
     }
+}
+
+#[test] // P1, P4: once its payments are held, a sponsor is not needed any more
+fn a_sponsor_that_vanishes_has_paid() {
+    let mut m = Market::new(Cheat::Vanishes, true, [None; 2], 0);
+    let paid = m.run();
+    assert_eq!((paid, m.phase()), (earned(&m), Phase::Paid));
+    let e = m.escrow().unwrap();
+    let (held_msat, moved) = e.account();
+    assert_eq!((held_msat, moved.paid_msat), (e.terms.most_msat() - paid, paid), "what goes back is for it to book");
 }
 
 #[test] // P2: a false payment is found at the draw, or proven when it is due; the others are paid

@@ -1,7 +1,8 @@
-//! A first channel for a newcomer without coins (LSPS2), on the embedded chain: payer, provider, newcomer.
+//! A first channel for a newcomer without coins (LSPS2), on both chains: payer, provider, newcomer.
 
 #![cfg(all(feature = "ldk", feature = "chain"))]
 
+#[macro_use]
 mod common;
 
 use common::{embedded, event, secret, until, wallet_config};
@@ -28,8 +29,7 @@ struct Town {
 }
 
 impl Town {
-    fn new(service: LiquidityService) -> Self {
-        let driver = embedded(None);
+    fn new(driver: RegtestDriver, service: LiquidityService) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let payer = Wallet::start(wallet_config(&dir.path().join("payer"), 1, driver.endpoint())).unwrap();
         let provider_addr = free_port().unwrap();
@@ -79,9 +79,9 @@ impl Town {
     }
 }
 
-#[test] // from an empty wallet to its first sat: no coins, no channel, nothing set up but the provider's name
-fn a_newcomer_is_paid_over_a_channel_made_for_it() {
-    let town = Town::new(LiquidityService::default());
+/// From an empty wallet to its first sat: no coins, no channel, nothing set up but the provider's name.
+fn a_newcomer_is_paid_over_a_channel_made_for_it(driver: RegtestDriver) {
+    let town = Town::new(driver, LiquidityService::default());
     let began = Instant::now();
     let newcomer = town.newcomer(None);
     let started = began.elapsed();
@@ -121,9 +121,9 @@ fn a_newcomer_is_paid_over_a_channel_made_for_it() {
     town.finish();
 }
 
-#[test] // P3, P4: escrow over a channel that did not exist when the invoice was made
-fn a_payment_is_held_and_claimed_over_a_channel_made_for_it() {
-    let town = Town::new(LiquidityService { min_fee_msat: 0, fee_ppm: 0, ..LiquidityService::default() });
+/// P3, P4: escrow over a channel that did not exist when the invoice was made.
+fn a_payment_is_held_and_claimed_over_a_channel_made_for_it(driver: RegtestDriver) {
+    let town = Town::new(driver, LiquidityService { min_fee_msat: 0, fee_ppm: 0, ..LiquidityService::default() });
     let newcomer = town.newcomer(None);
     let (preimage, hash) = secret(1);
     let invoice = |w: &Wallet| w.hold_invoice_just_in_time(hash, FIRST_MSAT, "work", 600, HOLD_BLOCKS, 0);
@@ -159,9 +159,8 @@ fn a_payment_is_held_and_claimed_over_a_channel_made_for_it() {
     town.finish();
 }
 
-#[test]
-fn the_fee_of_a_held_payment_is_kept_by_the_provider() {
-    let town = Town::new(LiquidityService { token: Some("friends".into()), ..LiquidityService::default() });
+fn the_fee_of_a_held_payment_is_kept_by_the_provider(driver: RegtestDriver) {
+    let town = Town::new(driver, LiquidityService { token: Some("friends".into()), ..LiquidityService::default() });
     let stranger = town.newcomer(None);
     let refused = stranger.receive_just_in_time(FIRST_MSAT, "first", 600, MAX_FEE_MSAT);
     assert!(matches!(refused, Err(LightningError::NoOffer { .. })), "{refused:?}");
@@ -198,3 +197,9 @@ fn without_a_provider_the_error_says_what_to_do() {
     drop(wallet);
     driver.stop().unwrap();
 }
+
+on_both_chains!(
+    a_newcomer_is_paid_over_a_channel_made_for_it,
+    a_payment_is_held_and_claimed_over_a_channel_made_for_it,
+    the_fee_of_a_held_payment_is_kept_by_the_provider,
+);

@@ -2,6 +2,7 @@
 
 #![cfg(all(feature = "ldk", feature = "chain"))]
 
+#[macro_use]
 mod common;
 
 use common::{Net, event, next, secret, until};
@@ -171,20 +172,6 @@ fn a_forced_close_is_accepted_by_the_chain(driver: RegtestDriver) {
     });
     assert!(mined <= 400, "not swept: {total_sat} sat before, {} now", net.sponsor.onchain_total_sat());
     net.finish();
-}
-
-macro_rules! on_both_chains {
-    ($($test:ident),* $(,)?) => {
-        mod on_embedded {
-            $(#[test] fn $test() { super::$test(super::common::embedded(None)); })*
-        }
-        mod on_bitcoind {
-            $(#[test] fn $test() {
-                let dir = tempfile::tempdir().unwrap();
-                if let Some(driver) = super::common::bitcoind(dir.path()) { super::$test(driver); }
-            })*
-        }
-    };
 }
 
 on_both_chains!(

@@ -2,6 +2,7 @@
 
 #![cfg(all(feature = "ldk", feature = "chain"))]
 
+#[macro_use]
 mod common;
 
 use bitcoin::absolute::LockTime;
@@ -10,7 +11,7 @@ use bitcoin::opcodes::OP_TRUE;
 use bitcoin::script::Builder;
 use bitcoin::transaction::Version;
 use bitcoin::{Address, Amount, Block, Network, OutPoint, Transaction, TxIn, TxOut, Witness};
-use common::{CHANNEL_SAT, Net, embedded, event, secret, until};
+use common::{CHANNEL_SAT, Net, event, secret, until};
 use oda_consensus::ids::{PaymentHash, Preimage};
 use oda_lightning::chain::{ChainConfig, ChainPolicy};
 use oda_lightning::rpc::RpcClient;
@@ -217,11 +218,10 @@ fn a_forced_close_gets_through_full_blocks() {
     net.finish();
 }
 
-/// LDK carries 50 payments per direction: the next one is refused at once and clearly. (No matter which chain.)
-#[test]
-fn fifty_payments_are_held_and_no_more() {
+/// LDK carries 50 payments per direction: the next one is refused at once and clearly.
+fn fifty_payments_are_held_and_no_more(driver: RegtestDriver) {
     const AMOUNT_MSAT: u64 = 2_000_000;
-    let net = Net::with_channel(embedded(None), true);
+    let net = Net::with_channel(driver, true);
     let (sponsor, _) = net.balances();
     let pay = |n: u8| {
         let hash = secret(n).1;
@@ -263,24 +263,11 @@ fn fifty_payments_are_held_and_no_more() {
     net.finish();
 }
 
-macro_rules! on_both_chains {
-    ($($test:ident),* $(,)?) => {
-        mod on_embedded {
-            $(#[test] fn $test() { super::$test(super::embedded(None)); })*
-        }
-        mod on_bitcoind {
-            $(#[test] fn $test() {
-                let dir = tempfile::tempdir().unwrap();
-                if let Some(driver) = super::common::bitcoind(dir.path()) { super::$test(driver); }
-            })*
-        }
-    };
-}
-
 on_both_chains!(
     a_funding_reorganised_away_comes_back,
     a_channel_in_use_whose_funding_goes_is_closed_without_loss,
     a_held_payment_survives_a_reorganisation,
     a_closed_channel_pays_the_payee_who_has_the_preimage,
     a_closed_channel_pays_the_payer_back_without_a_preimage,
+    fifty_payments_are_held_and_no_more,
 );

@@ -37,16 +37,40 @@ const MAX_SPONSORS: usize = 16;
 const MAX_ANSWER: usize = 1024;
 /// How long one attempt may take; a payment under way then goes on, and the next attempt finds it.
 const PATIENCE: Duration = Duration::from_secs(45);
+/// Fees in a row that may bring no offer before a sponsor gets no more of them.
+const MAX_UNANSWERED: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 type Http = L402Client<Client<HttpConnector, Empty<Bytes>>, Arc<Wallet>, FileStore>;
 
+/// Who took fees and made no offer; since the start of this node.
+#[derive(Default)]
+struct Debtors(BTreeMap<NodeId, u32>);
+
+impl Debtors {
+    /// What came of a fee paid. True if the sponsor gets no more from now on.
+    fn note(&mut self, sponsor: NodeId, answered: bool) -> bool {
+        if answered {
+            self.0.remove(&sponsor);
+            return false;
+        }
+        let fees = self.0.entry(sponsor).or_default();
+        *fees = fees.saturating_add(1);
+        *fees == MAX_UNANSWERED
+    }
+
+    fn are_trusted(&self, sponsor: NodeId) -> bool {
+        self.0.get(&sponsor).is_none_or(|fees| *fees < MAX_UNANSWERED)
+    }
+}
+
 /// Where a claim's fee stands.
 struct Try {
     keys: BTreeSet<TokenKey>,
     busy: bool,
-    done: bool,
+    /// Who was paid.
+    paid: Option<NodeId>,
     next: Instant,
     pause: Duration,
     said: bool,
@@ -74,6 +98,7 @@ pub(crate) struct Fees {
     tries: BTreeMap<ClaimId, Try>,
     /// Sponsors whose price was complained about.
     warned: BTreeSet<NodeId>,
+    debtors: Debtors,
 }
 
 /// What an attempt needs.
@@ -113,7 +138,13 @@ impl Fees {
         let limits = Limits::new(network, max_fee_msat);
         let layer = L402ClientLayer::with(wallet.clone(), store.clone(), limits, system_clock());
         let client = Payer { layer, store, wallet, max_fee_msat };
-        Ok(Self { client, shown: BTreeMap::new(), tries: BTreeMap::new(), warned: BTreeSet::new() })
+        Ok(Self {
+            client,
+            shown: BTreeMap::new(),
+            tries: BTreeMap::new(),
+            warned: BTreeSet::new(),
+            debtors: Debtors::default(),
+        })
     }
 
     /// A peer shows a model.
@@ -130,31 +161,37 @@ impl Fees {
         views.insert(from, sponsors.collect());
     }
 
-    /// What is to be tried now for these claims, which wait for an offer.
-    pub(crate) fn due(&mut self, open: &[(ClaimId, ModelId)], epochs: &EpochChain, book: &PeerBook) -> Vec<Attempt> {
+    /// What is to be tried now for these claims, which wait for an offer; of the others, `offered` knows which have one.
+    pub(crate) fn due(
+        &mut self,
+        open: &[(ClaimId, ModelId)],
+        offered: impl Fn(ClaimId) -> bool,
+        epochs: &EpochChain,
+        book: &PeerBook,
+    ) -> Vec<Attempt> {
         let over: Vec<ClaimId> = self.tries.keys().filter(|c| open.iter().all(|o| o.0 != **c)).copied().collect();
         for claim in over {
-            self.forget(claim);
+            self.forget(claim, offered(claim));
         }
         let Some(group) = epochs.group(epochs.epoch()) else { return Vec::new() };
         let (mut out, now) = (Vec::new(), Instant::now());
         for (claim, model) in open {
             let known = self.tries.get(claim);
-            if known.is_some_and(|t| t.busy || t.done || t.next > now) {
+            if known.is_some_and(|t| t.busy || t.paid.is_some() || t.next > now) {
                 continue;
             }
             let Some(shown) = self.shown.get(model) else { continue };
             let asks =
                 |(sponsor, covers): (NodeId, bool)| Some((sponsor, book.get(sponsor)?.submissions.clone()?, covers));
-            let options: Vec<_> =
-                agreed(shown, group.members(), group.threshold()).into_iter().filter_map(asks).collect();
+            let sponsors = agreed(shown, group.members(), group.threshold()).into_iter();
+            let options: Vec<_> = sponsors.filter(|s| self.debtors.are_trusted(s.0)).filter_map(asks).collect();
             if options.is_empty() {
                 continue;
             }
             let t = self.tries.entry(*claim).or_insert_with(|| Try {
                 keys: BTreeSet::new(),
                 busy: false,
-                done: false,
+                paid: None,
                 next: now,
                 pause: FIRST_PAUSE,
                 said: false,
@@ -172,10 +209,10 @@ impl Fees {
     }
 
     /// An attempt ended.
-    pub(crate) fn ended(&mut self, claim: ClaimId, result: Result<(), Unpaid>) {
+    pub(crate) fn ended(&mut self, claim: ClaimId, result: Result<NodeId, Unpaid>) {
         let Some(t) = self.tries.get_mut(&claim) else { return };
         t.busy = false;
-        t.done = result.is_ok();
+        t.paid = result.as_ref().ok().copied();
         t.next = Instant::now() + t.pause;
         t.pause = (t.pause * 2).min(LONGEST_PAUSE);
         let Err(why) = result else {
@@ -200,8 +237,14 @@ impl Fees {
     }
 
     /// The claim waits for nothing more: its tokens can go.
-    fn forget(&mut self, claim: ClaimId) {
+    fn forget(&mut self, claim: ClaimId, offered: bool) {
         let Some(t) = self.tries.remove(&claim) else { return };
+        if let Some(sponsor) = t.paid.filter(|s| self.debtors.note(*s, offered)) {
+            tracing::warn!(
+                sponsor = %sponsor.short(), fees = MAX_UNANSWERED,
+                "the sponsor took submission fees and made no offer: it gets no more until this node starts again"
+            );
+        }
         let layer = self.client.layer.clone();
         tokio::spawn(async move {
             for key in t.keys {
@@ -214,15 +257,15 @@ impl Fees {
 }
 
 impl Payer {
-    /// Pays for a claim, unless that is done, and tells the sponsor.
-    pub(crate) async fn pay(self, attempt: Attempt) -> Result<(), Unpaid> {
+    /// Pays for a claim, unless that is done, and tells the sponsor, whose name it returns.
+    pub(crate) async fn pay(self, attempt: Attempt) -> Result<NodeId, Unpaid> {
         let claim = attempt.claim;
         let chosen = {
             let this = self.clone();
             wallet::blocking(move || this.choose(attempt)).await.map_err(|e| Unpaid::Other(format!("{e:#}")))??
         };
         match tokio::time::timeout(PATIENCE, self.post(&chosen, claim)).await {
-            Ok(result) => result,
+            Ok(result) => result.map(|()| chosen.0),
             Err(_) => Err(Unpaid::Other("no answer in time".into())),
         }
     }
@@ -299,6 +342,16 @@ mod tests {
         assert!(agreed(&shown, &members, 3).is_empty());
         shown.insert(N(4), vec![(N(20), true), (N(21), false)]);
         assert_eq!(agreed(&shown, &members, 3), [(N(20), true), (N(21), false)]);
+    }
+
+    #[test] // P8: keeping fees is worth three of them
+    fn who_makes_no_offers_gets_no_more_fees() {
+        let mut debtors = Debtors::default();
+        assert!(!debtors.note(N(1), false) && !debtors.note(N(1), false));
+        assert!(!debtors.note(N(1), true), "an offer makes up for it");
+        assert_eq!([(); 3].map(|()| debtors.note(N(1), false)), [false, false, true], "said once");
+        assert!(!debtors.note(N(1), false));
+        assert!(!debtors.are_trusted(N(1)) && debtors.are_trusted(N(2)));
     }
 
     #[test]

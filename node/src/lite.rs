@@ -46,7 +46,7 @@ enum Event {
     Held { hash: PaymentHash, amount_msat: u64, deadline: u32, done: Option<oneshot::Sender<()>> },
     Received { hash: PaymentHash, done: Option<oneshot::Sender<()>> },
     Chain { height: u32, lightning_msat: u64, channels: usize },
-    FeePosted { claim: ClaimId, result: Result<(), Unpaid> },
+    FeePosted { claim: ClaimId, result: Result<NodeId, Unpaid> },
 }
 
 struct Lite {
@@ -259,7 +259,8 @@ impl Lite {
     fn pay_fees(&mut self) {
         let waits = self.trainer.claims().filter(|r| r.phase == Phase::Committed);
         let waits: Vec<(ClaimId, ModelId)> = waits.map(|r| (r.claim, r.model)).collect();
-        for attempt in self.fees.due(&waits, self.trainer.epochs(), &self.book) {
+        let offered = |claim| self.trainer.claims().any(|r| r.claim == claim && r.choice.is_some());
+        for attempt in self.fees.due(&waits, offered, self.trainer.epochs(), &self.book) {
             let (payer, events, claim) = (self.fees.payer(), self.events.clone(), attempt.claim);
             tokio::spawn(async move {
                 let result = payer.pay(attempt).await;

@@ -19,6 +19,22 @@ use tokio::runtime::Runtime;
 pub const PATIENCE: Duration = Duration::from_secs(120);
 pub const CHANNEL_SAT: u64 = 10_000_000;
 
+/// Each of these tests on the embedded chain, and on a real bitcoind if there is one.
+#[allow(unused_macros)]
+macro_rules! on_both_chains {
+    ($($test:ident),* $(,)?) => {
+        mod on_embedded {
+            $(#[test] fn $test() { super::$test(super::common::embedded(None)); })*
+        }
+        mod on_bitcoind {
+            $(#[test] fn $test() {
+                let dir = tempfile::tempdir().unwrap();
+                if let Some(driver) = super::common::bitcoind(dir.path()) { super::$test(driver); }
+            })*
+        }
+    };
+}
+
 fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| Runtime::new().unwrap())

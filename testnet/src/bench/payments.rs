@@ -91,7 +91,7 @@ impl Market {
             trainers: TRAINERS,
             cheats: 1,
             block_interval_ms: BLOCK_INTERVAL_MS,
-            rate_msat: 1_000,
+            rate_msat: 10_000, // late gains still earn a tranche, early ones all
             budget_msat: 20_000_000_000,
             model: model(dir)?,
             ..genesis::Options::default()
