@@ -415,6 +415,20 @@ fn an_accepted_claim_is_paid_and_a_refused_one_is_not() {
     assert_eq!((m.run(), m.phase()), (0, Phase::Void));
 }
 
+#[test] // P5: a wallet that tells of a hold again, after whatever crash, keeps only what was earned
+fn a_hold_told_again_goes_back_unless_it_was_earned() {
+    let mut m = Market::new(Cheat::Nobody, true, [None; 2], 0);
+    m.run();
+    assert_eq!(m.phase(), Phase::Paid);
+    for t in m.escrow().unwrap().tranches {
+        let (payment_hash, amount_msat) = (t.payment_hash, t.amount_msat);
+        let told = TrainerInput::Held { payment_hash, amount_msat, claim_deadline_height: 10 * DEADLINE };
+        let effects = m.trainer.handle(told, &mut m.rng);
+        let fails = effects.iter().any(|e| matches!(e, TrainerEffect::FailHtlc(hash) if *hash == payment_hash));
+        assert_eq!(fails, !matches!(t.status, TrancheStatus::Settled(_)), "{:?}", t.status);
+    }
+}
+
 #[test] // P6: kill -9 before every step of either side
 fn nothing_is_lost_or_doubled_whatever_crashes() {
     for accepted in [true, false] {

@@ -7,11 +7,10 @@
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::fees::{Fees, Unpaid};
-use crate::full::own_record;
 use crate::identity::Identity;
 use crate::jobs::Training;
 use crate::net::{Net, NetConfig, NetEvent};
-use crate::peers::PeerBook;
+use crate::peers::{PeerBook, own_record};
 use crate::report::{LiteEvent, Reporter};
 use crate::wallet;
 use anyhow::{Context, Result};

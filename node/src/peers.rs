@@ -1,14 +1,39 @@
 //! Where other nodes' services are, as they themselves signed it (N2).
 
+use crate::clock::now_ms;
+use crate::net::Net;
 use oda_consensus::ids::{ChainId, NodeId};
-use oda_consensus::wire::{PeerRecord, Role, SignedPeerRecord};
-use oda_storage::BlobAddr;
+use oda_consensus::keys::NodeKey;
+use oda_consensus::wire::{LightningAddress, PeerRecord, Role, SignedPeerRecord, Submissions};
+use oda_storage::{BlobAddr, Blobs};
 use std::collections::BTreeMap;
 
 /// Most records kept.
 const MAX_RECORDS: usize = 4096;
 /// A record may be dated this far ahead of our clock, ms.
 const MAX_AHEAD_MS: u64 = 120_000;
+
+/// This node's signed record of where its services are.
+pub(crate) fn own_record(
+    key: &NodeKey,
+    chain: ChainId,
+    role: Role,
+    blobs: &Blobs,
+    net: &Net,
+    lightning: Option<LightningAddress>,
+    submissions: Option<Submissions>,
+) -> SignedPeerRecord {
+    let record = PeerRecord {
+        node: key.id(),
+        seq_ms: now_ms(),
+        role,
+        blobs: blobs.addr().sockets.iter().take(8).map(ToString::to_string).collect(),
+        p2p: net.listen_addrs().iter().take(8).map(ToString::to_string).collect(),
+        lightning,
+        submissions,
+    };
+    SignedPeerRecord::new(record, key, chain)
+}
 
 /// Newest signed record of every node heard of.
 pub struct PeerBook {

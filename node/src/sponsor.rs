@@ -7,7 +7,7 @@ use crate::full::{CoreEvent, PaymentInfo, Shared};
 use crate::identity::Identity;
 use crate::peers::PeerBook;
 use crate::rpc::WalletInfo;
-use crate::submissions::{self, Desk, Fees};
+use crate::submissions::{self, Desk, FeeBook};
 use crate::wallet;
 use anyhow::{Context, Result};
 use oda_consensus::codec;
@@ -67,8 +67,8 @@ pub(crate) struct SponsorHost {
     verdicts: BTreeMap<EscrowId, Verdict>,
     events: mpsc::Sender<CoreEvent>,
     refreshed: Option<Instant>,
-    /// Fees paid before, until the desk takes them over; and the desk's task (P8).
-    fees: Option<Fees>,
+    /// FeeBook paid before, until the desk takes them over; and the desk's task (P8).
+    fees: Option<FeeBook>,
     desk: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -149,7 +149,7 @@ impl SponsorHost {
         let fees = match config.submissions {
             Some(_) => {
                 let records = RocksRecords::open(&datadir.join("submissions"), state.chain());
-                Some(Fees::load(Box::new(records.context("opening the records of submission fees")?))?)
+                Some(FeeBook::load(Box::new(records.context("opening the records of submission fees")?))?)
             }
             None => None,
         };

@@ -52,7 +52,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Which tokens were used for which claims, on disk.
-pub(crate) struct Fees {
+pub(crate) struct FeeBook {
     records: Box<dyn RecordStore>,
     used: BTreeMap<Digest, FeeRecord>,
     paid: BTreeSet<ClaimId>,
@@ -69,7 +69,7 @@ pub(crate) enum BindError {
     Store(#[from] oda_storage::StoreError),
 }
 
-impl Fees {
+impl FeeBook {
     /// Those written down before.
     pub(crate) fn load(records: Box<dyn RecordStore>) -> Result<Self> {
         let mut used = BTreeMap::new();
@@ -127,7 +127,7 @@ pub(crate) type MayCharge = Arc<dyn Fn(ClaimId, &dyn Fn(ClaimId) -> bool) -> Res
 
 /// Takes the fees.
 pub(crate) struct Desk {
-    pub(crate) fees: Mutex<Fees>,
+    pub(crate) fees: Mutex<FeeBook>,
     pub(crate) may_charge: MayCharge,
     pub(crate) core: mpsc::Sender<CoreEvent>,
 }
@@ -300,7 +300,7 @@ mod tests {
             4 => Err(NoFee::Over),
             _ => Err(NoFee::Unknown),
         });
-        let fees = Mutex::new(Fees::load(Box::new(records)).unwrap());
+        let fees = Mutex::new(FeeBook::load(Box::new(records)).unwrap());
         let desk = Arc::new(Desk { fees, may_charge, core });
         let (fee, secret) = (NonZeroU64::new(7_000).unwrap(), Zeroizing::new([9; 32]));
         let app = router(desk.clone(), invoices.clone(), fee, secret).unwrap();
@@ -403,7 +403,7 @@ mod tests {
     #[test]
     fn old_tokens_are_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let mut fees = Fees::load(Box::new(RocksRecords::open(dir.path(), ChainId([1; 32])).unwrap())).unwrap();
+        let mut fees = FeeBook::load(Box::new(RocksRecords::open(dir.path(), ChainId([1; 32])).unwrap())).unwrap();
         fees.bind(TokenId([1; 32]), CLAIM(1), 100).unwrap();
         fees.bind(TokenId([9; 32]), CLAIM(1), 100).unwrap();
         assert_eq!(fees.used.len(), 1, "a claim that is paid for uses no second token");

@@ -129,9 +129,7 @@ pub fn may_charge(
     }
     let unpaid = |id: &&ClaimId| state.claim(**id).is_some_and(|c| c.escrow.is_none());
     let waiting = round.claims.iter().filter(|id| **id != claim && admitted(**id)).filter(unpaid).count();
-    let left = mine.fund.budget_msat.saturating_sub(mine.held_msat).saturating_sub(mine.paid_msat);
-    let covered = usize::try_from(left / mine.fund.terms.most_msat().max(1)).unwrap_or(usize::MAX);
-    if covered <= waiting { Err(NoFee::BudgetUsedUp) } else { Ok(()) }
+    if mine.covers() <= waiting { Err(NoFee::BudgetUsedUp) } else { Ok(()) }
 }
 
 /// What happened.
@@ -289,10 +287,8 @@ impl Sponsor {
             .filter_map(|(_, m)| Some((m, m.sponsors.iter().find(|s| s.sponsor == self.me && s.frauds == 0)?)))
             .flat_map(|(m, s)| {
                 let claims = m.round.iter().filter(|r| r.sealed.is_none()).flat_map(|r| r.claims.iter());
-                let left = s.fund.budget_msat.saturating_sub(s.held_msat).saturating_sub(s.paid_msat);
-                let covered = usize::try_from(left / s.fund.terms.most_msat().max(1)).unwrap_or(usize::MAX);
                 let unpaid = claims.filter_map(|c| state.claim(*c)).filter(|c| c.escrow.is_none() && admitted(c.id));
-                unpaid.take(covered).map(|c| (c.id, c.trainer, s.fund.terms)).collect::<Vec<_>>()
+                unpaid.take(s.covers()).map(|c| (c.id, c.trainer, s.fund.terms)).collect::<Vec<_>>()
             })
             .collect();
         for (claim, payee, terms) in wanted {

@@ -172,10 +172,16 @@ impl Sponsorship {
         self.refunded_msat = self.refunded_msat.saturating_add(moved.refunded_msat);
     }
 
+    /// How many more claims its budget covers; none after a fraud.
+    pub fn covers(&self) -> usize {
+        let left = self.fund.budget_msat.saturating_sub(self.held_msat).saturating_sub(self.paid_msat);
+        let covered = left / self.fund.terms.most_msat().max(1);
+        if self.frauds == 0 { usize::try_from(covered).unwrap_or(usize::MAX) } else { 0 }
+    }
+
     /// Whether its budget covers another claim.
     pub fn covers_another(&self) -> bool {
-        let used = self.held_msat.saturating_add(self.paid_msat).saturating_add(self.fund.terms.most_msat());
-        self.frauds == 0 && used <= self.fund.budget_msat
+        self.covers() > 0
     }
 }
 

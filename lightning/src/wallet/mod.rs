@@ -118,7 +118,6 @@ impl Wallet {
         let holds = Holds::open(data_dir.join("holds"))?;
         let (listen, network) = (config.listen, config.network);
         let provider = config.liquidity.as_ref().map(|p| p.node_id.clone());
-        keep_a_write_ahead_log(&data_dir.join(LDK_DIR))?;
         let node = Arc::new(build(config, &chain)?);
         std::fs::write(data_dir.join(NETWORK_FILE), network_name(network)).map_err(io)?;
         let node_id = node.node_id().to_string();
@@ -305,6 +304,7 @@ fn build(config: WalletConfig, chain: &Source) -> Result<Node, LightningError> {
         BuildError::NetworkMismatch => LightningError::OtherNetwork(data_dir.clone()),
         other => LightningError::Ldk { action: "opening the wallet", why: other.to_string() },
     };
+    keep_a_write_ahead_log(&data_dir.join(LDK_DIR))?; // makes the file: all that could be refused was looked at
     if let (true, ChainSource::Bitcoind(endpoint)) = (recover, &chain.chain) {
         // With a bitcoind LDK starts a new wallet at the tip and would never see older coins; with one that does not
         // answer it starts at the first block. What was built so stays when it is opened again.

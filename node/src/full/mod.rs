@@ -21,7 +21,7 @@ use crate::identity::Identity;
 use crate::jobs::{JudgeReport, Judges};
 use crate::mempool::{Mempool, MempoolError};
 use crate::net::{Net, NetConfig, NetEvent, Topic, Verdict};
-use crate::peers::PeerBook;
+use crate::peers::{PeerBook, own_record};
 use crate::sponsor::{SponsorHost, WalletReport};
 use anyhow::{Context, Result};
 use oda_consensus::bft::{Bft, BftInput, TimeoutToken};
@@ -33,7 +33,7 @@ use oda_consensus::ids::{BlockHash, ChainId, Digest, NodeId};
 use oda_consensus::keys::NodeKey;
 use oda_consensus::state::{Entry, State, TxError, ValidatorStatus};
 use oda_consensus::tx::{DkgStep, SignedTx, Tx};
-use oda_consensus::wire::{DecidedBlock, PeerRecord, Request, Response, Role, SignedPeerRecord};
+use oda_consensus::wire::{DecidedBlock, Request, Response, Role, SignedPeerRecord};
 use oda_storage::{Blobs, LedgerStore, RecordStore, RocksLedger, RocksRecords};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -304,28 +304,6 @@ fn restore(state: &mut State, store: &RocksLedger) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// This node's signed record of where its services are.
-pub(crate) fn own_record(
-    key: &NodeKey,
-    chain: ChainId,
-    role: Role,
-    blobs: &Blobs,
-    net: &Net,
-    lightning: Option<oda_consensus::wire::LightningAddress>,
-    submissions: Option<oda_consensus::wire::Submissions>,
-) -> SignedPeerRecord {
-    let record = PeerRecord {
-        node: key.id(),
-        seq_ms: now_ms(),
-        role,
-        blobs: blobs.addr().sockets.iter().take(8).map(ToString::to_string).collect(),
-        p2p: net.listen_addrs().iter().take(8).map(ToString::to_string).collect(),
-        lightning,
-        submissions,
-    };
-    SignedPeerRecord::new(record, key, chain)
 }
 
 impl Core {

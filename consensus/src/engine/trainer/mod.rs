@@ -76,8 +76,8 @@ impl Trainer {
 
     /// The claim paid from that escrow, if it is this trainer's and not over.
     pub fn open_claim(&self, escrow: EscrowId) -> Option<ClaimId> {
-        let open = self.claims.values().filter(|r| !r.phase.is_over()).map(|r| r.claim);
-        open.into_iter().find(|claim| tx::claim_escrow(*claim) == escrow)
+        let paid_from_it = |r: &&ClaimRecord| !r.phase.is_over() && tx::claim_escrow(r.claim) == escrow;
+        self.claims.values().find(paid_from_it).map(|r| r.claim)
     }
 
     /// The committees' keys as far as this trainer has verified them.

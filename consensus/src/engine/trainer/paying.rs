@@ -89,10 +89,11 @@ impl Trainer {
                 }
             }
             Phase::Void | Phase::Failing => out.push(TrainerEffect::FailHtlc(hash)),
-            // told before; or told again after a crash that came before the unearned ones were given back
-            _ => {
-                let back = self.claims.get(&claim).and_then(|r| r.payment.as_ref()).filter(|p| p.earned.is_some());
-                let back = back.is_some_and(|p| phase != Phase::Held && p.given_back().any(|h| h == hash));
+            Phase::Committed | Phase::Chosen | Phase::Held => {} // told before
+            // told again after a crash that came before those not earned were given back
+            Phase::Claiming | Phase::Received | Phase::Paid => {
+                let payment = self.claims.get(&claim).and_then(|r| r.payment.as_ref());
+                let back = payment.is_some_and(|p| p.given_back().any(|h| h == hash));
                 out.extend(back.then_some(TrainerEffect::FailHtlc(hash)));
             }
         }
