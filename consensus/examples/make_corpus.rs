@@ -73,9 +73,18 @@ fn ledger(corpus: &mut Corpus, world: &World, txs: &[oda_consensus::tx::SignedTx
         put(corpus, "block", name.clone(), block);
         put(corpus, "decided_block", name, &decided(block));
     }
+    let (last, middle) = (&world.blocks[world.blocks.len() - 1], &world.blocks[world.blocks.len() / 2]);
+    for version in
+        [&world.versions[0], &world.versions[world.versions.len() / 2], &world.versions[world.versions.len() - 1]]
+    {
+        put(corpus, "record_proof", format!("record_{}", version.index), &world.proof(version, last));
+    }
+    put(corpus, "record_proof", "extension", &world.extension(middle, last));
+    put(corpus, "record_proof", "log", world.state.log());
     for entry in &world.entries {
         let name = match entry {
             Entry::Tip(_) => "tip",
+            Entry::Log(_) => "log",
             Entry::Model(_) => "model",
             Entry::Claim(_) => "claim",
             Entry::Escrow(_) => "escrow",

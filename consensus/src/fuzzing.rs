@@ -7,15 +7,17 @@
 use crate::bft::{self, Bft, BftConfig, BftInput, Message, Timeouts};
 use crate::codec::{self, Record};
 use crate::delta;
-use crate::epoch::{Federation, HandoverLink};
+use crate::epoch::{Checkpoint, Federation, HandoverLink};
 use crate::frost::{EncryptionSecret, EpochSeed, SignMessage, Transcript};
 use crate::genesis::{BitcoinNetwork, Genesis, Validator};
 use crate::ids::{BlobHash, BlobRef, ChainId, NodeId};
 use crate::keys::NodeKey;
 use crate::manifest::{Architecture, DataSet, Judging, Manifest, Objective, Split, Timing, Training, WorkMode};
 use crate::outcome::Attestation;
+use crate::proof::{ExtensionProof, RecordProof};
+use crate::records::{LedgerRecord, MAX_RECORDS, RecordLog};
 use crate::state::{Entry, State};
-use crate::tx::{Block, SignedTx};
+use crate::tx::{Block, Header, SignedTx};
 use crate::wire::{DecidedBlock, Request, Response, SignedCommitteeEnvelope, SignedPeerRecord};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -41,6 +43,7 @@ pub fn targets() -> &'static [Target] {
         ("genesis", genesis),
         ("handover_link", handover_link),
         ("manifest", manifest),
+        ("record_proof", record_proof),
         ("request", request),
         ("response", response),
         ("sign_message", sign_message),
@@ -260,6 +263,25 @@ fn manifest(bytes: &[u8]) {
     if let Some(manifest) = decoded::<Manifest>(bytes) {
         let _sound = manifest.check();
         manifest.id();
+    }
+}
+
+fn record_proof(bytes: &[u8]) {
+    let checkpoint = |h: Header| Checkpoint { height: h.height, block: h.hash(), state_root: h.state_root };
+    if let Some(proof) = decoded::<RecordProof>(bytes) {
+        // even under a root of its own making, a wrong path shows nothing
+        let shown = proof.check(&checkpoint(proof.header));
+        assert!(shown.is_err() || proof.height <= proof.header.height, "a record of the future");
+    }
+    if let Some(proof) = decoded::<ExtensionProof>(bytes) {
+        let _extends = proof.check(&checkpoint(proof.old), &checkpoint(proof.new));
+    }
+    if let Some(log) = decoded::<RecordLog>(bytes) {
+        let mut log = log.clone();
+        let (sound, full) = (log.is_sound(), log.len() >= MAX_RECORDS);
+        log.push(&LedgerRecord::new(1, vec![b'c'], b"value"));
+        assert!(!sound || full || log.is_sound(), "appending breaks a log");
+        log.root();
     }
 }
 

@@ -35,6 +35,8 @@ pub mod ids;
 pub mod keys;
 pub mod manifest;
 pub mod outcome;
+pub mod proof;
+pub mod records;
 pub mod sample;
 pub mod score;
 pub mod sealed;

@@ -350,7 +350,9 @@ pub struct Header {
     pub prev: BlockHash,
     /// Hash over the transactions.
     pub txs_root: Digest,
-    /// State root after the transactions.
+    /// Records in the ledger after the transactions.
+    pub records: u64,
+    /// Root of all of them, the state root (L4): see [`crate::records`].
     pub state_root: Digest,
 }
 record!(Header, b"hedr", 256);

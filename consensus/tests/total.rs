@@ -48,10 +48,10 @@ fn check(state: &State, block: &Block) -> bool {
     assert_eq!(first.tip(), second.tip());
     assert_eq!(first.build(&[], 10).0, second.build(&[], 10).0);
     match a {
-        Ok(entries) => {
+        Ok(applied) => {
             // D3: what was stored is the state
             let mut restored = state.clone();
-            for entry in entries {
+            for entry in applied.entries {
                 restored.restore(Entry::decode(&entry.key(), &entry.value()).expect("an entry reads back"));
             }
             assert_eq!(restored.tip(), first.tip());

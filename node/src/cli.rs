@@ -3,6 +3,7 @@
 use crate::config::{Config, MoneyFlags};
 use crate::full::FullNode;
 use crate::identity::Identity;
+use crate::ledger::LedgerReader;
 use crate::report::{Reporter, Style};
 use crate::{lite, query, rpc, verify, verify_chain};
 use anyhow::{Context, Result};
@@ -61,6 +62,9 @@ enum Command {
     Ledger(LedgerCommand),
     /// Replay a claim on this machine and compare every integer with the ledger.
     Verify(verify::VerifyArgs),
+    /// Prove one record of the ledger, and check such a proof offline from the genesis file alone.
+    #[command(subcommand)]
+    Proof(crate::proof::ProofCommand),
     /// Follow the committees' keys from the genesis to now, from a peer or offline from a file.
     VerifyChain(verify_chain::VerifyChainArgs),
     /// Validators with their service record, committees, and the running key generation.
@@ -183,6 +187,8 @@ enum LedgerCommand {
         #[command(flatten)]
         rpc: RpcArgs,
     },
+    /// Drop a damaged chain, so that the node fetches it again from its peers; keeps the node's private records.
+    Repair(DataDir),
     /// Compare accounts, receipts and earned pay on the ledger with each other, and with a wallet's own records.
     Audit {
         /// Data directory whose wallet is asked, of a sponsor or a trainer.
@@ -264,7 +270,14 @@ pub async fn run(cli: Cli) -> Result<()> {
             let report = tokio::task::spawn_blocking(read).await?.map_err(anyhow::Error::msg)?;
             query::print_verify(&report, json)
         }
+        Command::Ledger(LedgerCommand::Repair(args)) => {
+            let chain = Config::load(&args.datadir)?.genesis(&args.datadir)?.chain();
+            RocksLedger::clear_chain(&args.datadir.join("ledger"), chain)?;
+            println!("the chain is dropped; start the node, and it fetches all blocks from its peers");
+            Ok(())
+        }
         Command::Verify(args) => verify::run(args, json, stop_signal()?).await,
+        Command::Proof(command) => crate::proof::run(command, json).await,
         Command::VerifyChain(args) => verify_chain::run(args, json, stop_signal()?).await,
         Command::Federation(r) => query::federation(&r.rpc, json).await,
         Command::Leave { datadir, rpc } => {
@@ -299,7 +312,7 @@ fn network(text: &str) -> Result<BitcoinNetwork, String> {
 async fn full_node(config: Config, datadir: PathBuf, validator: bool) -> Result<()> {
     let mut stop = stop_signal()?;
     let mut node = FullNode::start(&config, &datadir, validator).await?;
-    let blocks: Arc<dyn rpc::BlockReader> = Arc::new(node.reader());
+    let blocks: Arc<dyn LedgerReader> = Arc::new(node.reader());
     let (server, address) = match rpc::serve(config.rpc.listen, node.shared.clone(), blocks).await {
         Ok(served) => served,
         Err(error) => {

@@ -1,11 +1,35 @@
-//! Replays a ledger from genesis (`oda ledger verify`): every signature, vote, rule and root.
+//! Reading a stored ledger: for RPC beside a running node, and to replay it from genesis (`oda ledger verify`): every
+//! signature, vote, rule and root.
 
 use crate::full::check_certificate;
 use crate::rpc::VerifyReport;
 use oda_consensus::codec;
 use oda_consensus::genesis::Genesis;
+use oda_consensus::ids::Digest;
+use oda_consensus::records::Version;
 use oda_consensus::state::State;
 use oda_consensus::wire::DecidedBlock;
+
+/// Reads the stored ledger beside the one that writes it.
+pub trait LedgerReader: Send + Sync + 'static {
+    /// Codec bytes of a decided block.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn block(&self, height: u64) -> Result<Option<Vec<u8>>, String>;
+
+    /// The newest version of an entry up to a height.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn version(&self, key: &[u8], upto: u64) -> Result<Option<Version>, String>;
+
+    /// A node of the log of records (L4).
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn log_node(&self, index: u64) -> Result<Option<Digest>, String>;
+}
 
 /// Replays blocks 1 to `tip`.
 ///

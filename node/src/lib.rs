@@ -4,6 +4,7 @@
 //! engines and carries out their effects in order.
 
 pub mod audit;
+pub mod chain_file;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -17,6 +18,7 @@ pub mod mempool;
 pub mod model_add;
 pub mod net;
 pub mod peers;
+pub mod proof;
 pub mod query;
 pub mod report;
 pub mod rpc;

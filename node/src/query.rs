@@ -9,7 +9,7 @@ use oda_consensus::tx::SignedTx;
 use serde::Serialize;
 use serde_json::Value;
 
-fn client(url: &str) -> Result<HttpClient> {
+pub(crate) fn client(url: &str) -> Result<HttpClient> {
     HttpClientBuilder::default()
         .request_timeout(std::time::Duration::from_secs(600))
         .build(url)
@@ -17,7 +17,7 @@ fn client(url: &str) -> Result<HttpClient> {
 }
 
 /// Turns a failed call into one line that says what to do.
-fn asked<T>(url: &str, result: Result<T, jsonrpsee::core::client::Error>) -> Result<T> {
+pub(crate) fn asked<T>(url: &str, result: Result<T, jsonrpsee::core::client::Error>) -> Result<T> {
     use jsonrpsee::core::client::Error;
     result.map_err(|error| match error {
         Error::Call(e) => anyhow::anyhow!("{}", e.message()),

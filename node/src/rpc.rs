@@ -4,6 +4,8 @@
 //! The trait below is server, client and list of methods in one, so they cannot drift apart.
 
 use crate::full::{PaymentInfo, PeerInfo, Shared};
+use crate::ledger::LedgerReader;
+use crate::proof::{ProveError, hexed};
 use anyhow::{Context, Result};
 use jsonrpsee::core::RpcResult;
 use jsonrpsee::proc_macros::rpc;
@@ -12,8 +14,10 @@ use jsonrpsee::types::ErrorObjectOwned;
 use oda_consensus::epoch::Membership;
 use oda_consensus::escrow::EscrowState;
 use oda_consensus::ids::{BlockHash, ChainId, ClaimId, EscrowId, ModelId, NodeId};
+use oda_consensus::proof::Subject;
 use oda_consensus::state::{ClaimState, ModelState};
 use oda_consensus::tx::{SignedTx, Tx};
+use oda_consensus::wire::MAX_LINKS;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -214,10 +218,28 @@ pub trait Api {
     /// Replays the whole ledger of this node from genesis and checks every block, vote and root.
     #[method(name = "verifyLedger")]
     async fn verify_ledger(&self) -> RpcResult<VerifyReport>;
+    /// Proof that a record is under the newest attested block, offline checkable (`oda proof check`).
+    #[method(name = "proof")]
+    async fn proof(&self, subject: Subject) -> RpcResult<ProofInfo>;
+    /// Handovers after an epoch, oldest first, at most 128: codec bytes of each in hex.
+    #[method(name = "handovers")]
+    async fn handovers(&self, after: u64) -> RpcResult<Vec<String>>;
+    /// Proof that the ledger at one attested height is the beginning of that at another: codec bytes in hex.
+    #[method(name = "extension")]
+    async fn extension(&self, old: u64, new: u64) -> RpcResult<String>;
     /// Puts a signed transaction before the network: codec bytes of a `SignedTx` in hex. Returns its hash. Needs no
     /// password: a transaction carries its signer's signature, and peers take it from anyone too.
     #[method(name = "submit")]
     async fn submit(&self, tx: String) -> RpcResult<String>;
+}
+
+/// A record and the attested block that covers it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProofInfo {
+    /// Codec bytes of a `RecordProof`, hex.
+    pub record: String,
+    /// Codec bytes of the `CheckpointState` it is under, hex.
+    pub checkpoint: String,
 }
 
 /// Result of a ledger verification.
@@ -231,15 +253,6 @@ pub struct VerifyReport {
     pub hash: String,
     /// Final state root.
     pub state_root: String,
-}
-
-/// Reads stored blocks for the RPC server without disturbing the writer.
-pub trait BlockReader: Send + Sync + 'static {
-    /// Codec bytes of a decided block.
-    ///
-    /// # Errors
-    /// If the store fails.
-    fn block(&self, height: u64) -> Result<Option<Vec<u8>>, String>;
 }
 
 /// JSON-RPC error: not on the ledger.
@@ -269,6 +282,13 @@ fn error(code: i32, text: impl Into<String>) -> ErrorObjectOwned {
     ErrorObjectOwned::owned(code, text.into(), None::<()>)
 }
 
+fn unproven(why: ProveError) -> ErrorObjectOwned {
+    match why {
+        ProveError::NotFound(text) => error(NOT_FOUND, text),
+        ProveError::Damaged(text) => error(DAMAGED, text),
+    }
+}
+
 fn json(value: &impl Serialize) -> RpcResult<serde_json::Value> {
     // by way of text: a sum of squares may be above 64 bits, which a JSON value holds only as a float
     let text = serde_json::to_string(value).map_err(|e| error(DAMAGED, e.to_string()))?;
@@ -277,7 +297,7 @@ fn json(value: &impl Serialize) -> RpcResult<serde_json::Value> {
 
 struct ApiImpl {
     shared: Arc<Shared>,
-    blocks: Arc<dyn BlockReader>,
+    blocks: Arc<dyn LedgerReader>,
 }
 
 impl ApiImpl {
@@ -491,6 +511,21 @@ impl ApiServer for ApiImpl {
         Ok(report)
     }
 
+    async fn proof(&self, subject: Subject) -> RpcResult<ProofInfo> {
+        let newest = self.shared.state().checkpoints().next_back().cloned();
+        let newest = newest.ok_or_else(|| error(NOT_FOUND, "no block is attested yet: ask again later"))?;
+        let record = crate::proof::prove(self.blocks.as_ref(), &newest, subject).map_err(unproven)?;
+        Ok(ProofInfo { record: hexed(&record), checkpoint: hexed(&newest) })
+    }
+
+    async fn handovers(&self, after: u64) -> RpcResult<Vec<String>> {
+        Ok(self.shared.state().links(after, MAX_LINKS).iter().map(hexed).collect())
+    }
+
+    async fn extension(&self, old: u64, new: u64) -> RpcResult<String> {
+        crate::proof::extend(self.blocks.as_ref(), old, new).map(|p| hexed(&p)).map_err(unproven)
+    }
+
     async fn submit(&self, tx: String) -> RpcResult<String> {
         let tx = read_tx(&tx).map_err(|why| error(REFUSED, why))?;
         let id = tx.id().to_string();
@@ -508,7 +543,7 @@ impl ApiServer for ApiImpl {
 pub async fn serve(
     listen: SocketAddr,
     shared: Arc<Shared>,
-    blocks: Arc<dyn BlockReader>,
+    blocks: Arc<dyn LedgerReader>,
 ) -> Result<(ServerHandle, SocketAddr)> {
     let config = ServerConfig::builder().max_request_body_size(MAX_REQUEST_BYTES).max_connections(128).build();
     let server = Server::builder().set_config(config).build(listen).await.with_context(|| {

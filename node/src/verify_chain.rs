@@ -1,19 +1,17 @@
 //! `oda verify-chain`: follows the committees' keys from the genesis to now (C2), from a peer or from a
 //! file without any network, at the cost of one signature an epoch.
-//!
-//! The file is a list of codec records, each behind its length as four little-endian bytes: handovers in
-//! order, then perhaps the newest attested block. It proves itself; who gave it does not matter.
+//! The file is a [`ChainFile`].
 
+use crate::chain_file::ChainFile;
 use crate::config::read_genesis;
 use crate::verify::Asker;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::Args;
-use oda_consensus::codec::{self, Record};
 use oda_consensus::epoch::{EpochChain, HandoverLink};
 use oda_consensus::ids::NodeId;
 use oda_consensus::state::CheckpointState;
 use oda_consensus::wire::{Request, Response};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tokio::sync::watch;
 
 /// Arguments of `oda verify-chain`.
@@ -53,43 +51,6 @@ pub(crate) async fn follow_epochs(asker: &Asker, peer: NodeId, chain: &mut Epoch
     }
 }
 
-fn put(out: &mut Vec<u8>, record: &impl Record) {
-    let bytes = codec::encode(record);
-    out.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-    out.extend_from_slice(&bytes);
-}
-
-fn write(path: &Path, links: &[HandoverLink], checkpoint: Option<&CheckpointState>) -> Result<()> {
-    let mut out = Vec::new();
-    links.iter().for_each(|link| put(&mut out, link));
-    checkpoint.iter().for_each(|c| put(&mut out, *c));
-    std::fs::write(path, out).with_context(|| format!("writing {}", path.display()))
-}
-
-/// Verifies the bytes of a chain file.
-///
-/// # Errors
-/// The first record that is malformed, missing or forged.
-pub fn check(bytes: &[u8], chain: &mut EpochChain) -> Result<Option<CheckpointState>> {
-    let (mut rest, mut index, mut checkpoint) = (bytes, 0u64, None);
-    while !rest.is_empty() {
-        let (len, body) = rest.split_first_chunk::<4>().context("the file ends in the middle of a record")?;
-        let len = u32::from_le_bytes(*len) as usize;
-        let (record, after) = body.split_at_checked(len).context("the file ends in the middle of a record")?;
-        ensure!(checkpoint.is_none(), "record {index}: nothing may follow the attested block");
-        if let Ok(link) = codec::decode::<HandoverLink>(record) {
-            chain.advance(link).with_context(|| format!("record {index}"))?;
-        } else {
-            let c: CheckpointState = codec::decode(record)
-                .map_err(|_| anyhow::anyhow!("record {index} is neither a handover nor an attested block"))?;
-            chain.attested(&c.checkpoint, &c.signature)?;
-            checkpoint = Some(c);
-        }
-        (rest, index) = (after, index + 1);
-    }
-    Ok(checkpoint)
-}
-
 /// Runs the verification.
 ///
 /// # Errors
@@ -99,8 +60,9 @@ pub async fn run(args: VerifyChainArgs, json: bool, mut stop: watch::Receiver<bo
     let mut chain = EpochChain::new(&genesis)?;
     let checkpoint = match &args.file {
         Some(path) => {
-            let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-            check(&bytes, &mut chain).with_context(|| path.display().to_string())?
+            let shown = ChainFile::load(path)?.verify(chain).with_context(|| path.display().to_string())?;
+            chain = shown.chain;
+            shown.checkpoint.map(|(c, _)| c)
         }
         None => tokio::select! {
             result = fetch(&args, &mut chain) => result?,
@@ -142,7 +104,7 @@ async fn fetch(args: &VerifyChainArgs, chain: &mut EpochChain) -> Result<Option<
         chain.attested(&c.checkpoint, &c.signature).with_context(|| format!("peer {}", peer.short()))?;
     }
     if let Some(path) = &args.out {
-        write(path, &links, checkpoint.as_ref())?;
+        ChainFile { links, checkpoint: checkpoint.clone(), ..ChainFile::default() }.save(path)?;
     }
     Ok(checkpoint)
 }

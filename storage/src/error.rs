@@ -74,6 +74,19 @@ pub enum StoreError {
         /// Newest format known.
         known: u32,
     },
+    /// Written by a release whose format this one cannot read.
+    #[error(
+        "the data directory {dir} has format {found}, of a network that began before format {known}: run the release \
+         that made it, or choose another --datadir for this one"
+    )]
+    OlderSchema {
+        /// The data directory.
+        dir: PathBuf,
+        /// Format of the directory.
+        found: u32,
+        /// Format known.
+        known: u32,
+    },
     /// The directory holds something else than what was to be opened.
     #[error("{dir} is no {expected} directory: {reason}; choose another --datadir")]
     WrongKind {

@@ -17,7 +17,8 @@
 //! use oda_consensus::ids::BlockHash;
 //!
 //! let mut ledger = MemoryLedger::new();
-//! let block = BlockRecord { height: 1, hash: BlockHash([1; 32]), prev: BlockHash([0; 32]), bytes: b"block".to_vec() };
+//! let (hash, prev, bytes) = (BlockHash([1; 32]), BlockHash([0; 32]), b"block".to_vec());
+//! let block = BlockRecord { height: 1, hash, prev, bytes, log: Default::default() };
 //! ledger.append(&block, &[EntryChange::put(b"model", b"head")]).unwrap();
 //! assert_eq!(ledger.tip(), Some((1, block.hash)));
 //! ledger.put(b"claim/1", b"held").unwrap(); // a private record

@@ -11,7 +11,7 @@
 
 use crate::error::StoreError;
 use crate::ledger::EntryChange;
-use crate::records::Visitor;
+use crate::records::{KeyValue, Visitor};
 use oda_consensus::codec;
 use oda_consensus::ids::ChainId;
 use oda_consensus::record;
@@ -19,10 +19,8 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction,
     IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
-
-/// Newest on-disk format this release reads and writes.
-pub(crate) const SCHEMA: u32 = 1;
 
 #[derive(bincode::Encode, bincode::Decode)]
 struct Schema(u32);
@@ -57,9 +55,18 @@ impl Kind {
         }
     }
 
+    /// The on-disk format this release reads and writes. The ledger's 2 brought the log of records, and blocks
+    /// whose headers name it.
+    pub(crate) fn schema(self) -> u32 {
+        match self {
+            Kind::Ledger => 2,
+            Kind::Records => 1,
+        }
+    }
+
     fn families(self) -> &'static [&'static str] {
         match self {
-            Kind::Ledger => &["meta", "blocks", "hashes", "entries", "wal", "private"],
+            Kind::Ledger => &["meta", "blocks", "hashes", "entries", "log", "history", "wal", "private"],
             Kind::Records => &["meta", "records"],
         }
     }
@@ -152,14 +159,17 @@ impl Database {
         match (self.get("meta", b"schema")?, self.get("meta", b"owner")?) {
             (None, None) if self.access == Access::Write => {
                 let mut batch = WriteBatch::default();
-                batch.put_cf(self.family("meta")?, b"schema", codec::encode(&Schema(SCHEMA)));
+                batch.put_cf(self.family("meta")?, b"schema", codec::encode(&Schema(kind.schema())));
                 batch.put_cf(self.family("meta")?, b"owner", codec::encode(&Owner { kind: kind.code(), chain }));
                 self.commit(batch)
             }
             (Some(schema), owner) => {
                 let Schema(found) = codec::decode(&schema).map_err(|e| wrong(e.to_string()))?;
-                if found > SCHEMA {
-                    return Err(StoreError::NewerSchema { dir: self.dir.clone(), found, known: SCHEMA });
+                let (dir, known) = (self.dir.clone(), kind.schema());
+                match found.cmp(&known) {
+                    Ordering::Greater => return Err(StoreError::NewerSchema { dir, found, known }),
+                    Ordering::Less => return Err(StoreError::OlderSchema { dir, found, known }),
+                    Ordering::Equal => {}
                 }
                 let owner = owner.ok_or_else(|| wrong("it names no owner".into()))?;
                 let owner: Owner = codec::decode(&owner).map_err(|e| wrong(e.to_string()))?;
@@ -232,6 +242,20 @@ impl Database {
             }
         }
         Ok(())
+    }
+
+    /// The last record with a key from `first` to `last`, both included.
+    pub(crate) fn last_within(
+        &self,
+        family: &'static str,
+        first: &[u8],
+        last: &[u8],
+    ) -> Result<Option<KeyValue>, StoreError> {
+        let mode = IteratorMode::From(last, Direction::Reverse);
+        let found = self.db.iterator_cf(self.family(family)?, mode).next().transpose();
+        let found =
+            found.map_err(|e| self.error("scanning", e))?.map(|(key, value)| (key.into_vec(), value.into_vec()));
+        Ok(found.filter(|(key, _)| key.as_slice() >= first))
     }
 
     /// The last record whose key starts with `prefix`.

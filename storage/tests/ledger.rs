@@ -3,10 +3,12 @@
 mod common;
 
 use common::{block, entries, hash};
-use oda_consensus::ids::BlockHash;
+use oda_consensus::ids::{BlockHash, Digest};
+use oda_consensus::records::{Appended, LogNode, Version};
 use oda_storage::{
     BlockRecord, EntryChange, Fault, FaultyLedger, LedgerStore, MemoryLedger, MemoryRecords, RecordStore, StoreError,
 };
+use std::ops::ControlFlow;
 
 /// Runs a test over every kind of ledger.
 fn over_each(test: impl Fn(&mut dyn LedgerStore)) {
@@ -166,4 +168,52 @@ fn unknown_outcome_is_resolved_by_the_tip() {
     assert!(matches!(ledger.append(&block(2), &[]), Err(StoreError::NotNext { .. })));
     ledger.append(&block(3), &[]).unwrap();
     assert_eq!(ledger.writes(), 5);
+}
+
+fn version(index: u64, height: u64, key: &[u8], value: &[u8]) -> Version {
+    Version { index, height, key: key.to_vec(), value: value.to_vec() }
+}
+
+#[test] // L4, D3: nodes and versions of a block come with it, and are found by place, and by key and height
+fn the_log_of_records_is_kept_with_its_blocks() {
+    over_each(|ledger| {
+        let node = |index, n| LogNode { index, hash: Digest([n; 32]) };
+        let first = Appended {
+            versions: vec![version(0, 1, b"ca", b"1"), version(1, 1, b"cb", b"x")],
+            nodes: vec![node(0, 1), node(2, 2), node(1, 3)],
+        };
+        let third = Appended { versions: vec![version(2, 3, b"ca", b"3")], nodes: vec![node(4, 4)] };
+        ledger.append(&BlockRecord { log: first.clone(), ..block(1) }, &[]).unwrap();
+        ledger.append(&block(2), &[]).unwrap();
+        assert!(ledger.append(&BlockRecord { log: third.clone(), ..block(2) }, &[]).is_err(), "not the next block");
+        assert_eq!(ledger.log_node(4).unwrap(), None, "a refused block leaves nothing");
+        ledger.append(&BlockRecord { log: third.clone(), ..block(3) }, &[]).unwrap();
+
+        assert_eq!(
+            (0..6).map(|i| ledger.log_node(i).unwrap().map(|d| d.0[0])).collect::<Vec<_>>(),
+            [Some(1), Some(3), Some(2), None, Some(4), None]
+        );
+        let at = |key: &[u8], upto| ledger.version(key, upto).unwrap();
+        assert_eq!(at(b"ca", 0), None);
+        assert_eq!(at(b"ca", 1), Some(first.versions[0].clone()));
+        assert_eq!(at(b"ca", 2), Some(first.versions[0].clone()));
+        assert_eq!(at(b"ca", u64::MAX), Some(third.versions[0].clone()));
+        assert_eq!(at(b"cb", u64::MAX), Some(first.versions[1].clone()));
+        assert_eq!((at(b"bz", u64::MAX), at(b"cc", u64::MAX)), (None, None), "neighbours are not taken for it");
+
+        let seen = |prefix: &[u8], from, most: usize| {
+            let mut all = Vec::new();
+            let mut visit = |v: Version| {
+                all.push(v);
+                if all.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            };
+            ledger.versions(prefix, from, &mut visit).unwrap();
+            all
+        };
+        let all = [first.versions[0].clone(), third.versions[0].clone(), first.versions[1].clone()];
+        assert_eq!(seen(b"c", 0, 9), all);
+        assert_eq!(seen(b"c", 0, 2), all[..2]);
+        assert_eq!(seen(b"c", 2, 9), all[1..2]);
+        assert!(seen(b"d", 0, 9).is_empty());
+    });
 }

@@ -4,12 +4,15 @@ mod common;
 
 use common::{CHAIN, block, entries, hash};
 use oda_consensus::codec::encode;
-use oda_consensus::ids::ChainId;
-use oda_storage::{EntryChange, LedgerStore, MemoryLedger, RecordStore, RocksLedger, RocksRecords, StoreError};
+use oda_consensus::ids::{ChainId, Digest};
+use oda_consensus::records::{Appended, LogNode, Version};
+use oda_storage::{
+    BlockRecord, EntryChange, LedgerStore, MemoryLedger, RecordStore, RocksLedger, RocksRecords, StoreError,
+};
 use proptest::prelude::*;
 use std::path::Path;
 
-const FAMILIES: [&str; 6] = ["meta", "blocks", "hashes", "entries", "wal", "private"];
+const FAMILIES: [&str; 8] = ["meta", "blocks", "hashes", "entries", "log", "history", "wal", "private"];
 
 /// Changes the database behind the ledger's back.
 fn tamper(dir: &Path, act: impl FnOnce(&rocksdb::DB)) {
@@ -20,7 +23,13 @@ fn tamper(dir: &Path, act: impl FnOnce(&rocksdb::DB)) {
 fn chain_of(dir: &Path, blocks: u64) {
     let mut ledger = RocksLedger::open(dir, CHAIN).unwrap();
     for height in 1..=blocks {
-        ledger.append(&block(height), &[EntryChange::put(b"height", &height.to_be_bytes())]).unwrap();
+        let (index, key, value) = (height - 1, b"height".to_vec(), height.to_be_bytes().to_vec());
+        let log = Appended {
+            versions: vec![Version { index, height, key, value }],
+            nodes: vec![LogNode { index: 2 * index, hash: Digest([7; 32]) }],
+        };
+        let block = BlockRecord { log, ..block(height) };
+        ledger.append(&block, &[EntryChange::put(b"height", &height.to_be_bytes())]).unwrap();
     }
     ledger.wal_append(blocks + 1, b"vote").unwrap();
     ledger.put(b"claim", b"held").unwrap();
@@ -177,8 +186,8 @@ fn wrong_directories_are_refused() {
     assert!(!missing.exists(), "reading must not create anything");
 }
 
-#[test] // a newer format is refused, not guessed at
-fn newer_schema_is_refused() {
+#[test] // another format is refused, not guessed at
+fn newer_and_older_schemas_are_refused() {
     #[derive(bincode::Encode, bincode::Decode)]
     struct Schema(u32);
     oda_consensus::record!(Schema, b"schm", 16);
@@ -186,12 +195,38 @@ fn newer_schema_is_refused() {
     chain_of(dir.path(), 1);
     tamper(dir.path(), |db| {
         let family = db.cf_handle("meta").unwrap();
-        assert_eq!(db.get_cf(family, b"schema").unwrap().unwrap(), encode(&Schema(1)), "the format number is pinned");
-        db.put_cf(family, b"schema", encode(&Schema(2))).unwrap();
+        assert_eq!(db.get_cf(family, b"schema").unwrap().unwrap(), encode(&Schema(2)), "the format number is pinned");
+        db.put_cf(family, b"schema", encode(&Schema(3))).unwrap();
         db.put_cf(family, b"owner", b"something newer").unwrap();
     });
     let error = RocksLedger::open(dir.path(), CHAIN).unwrap_err();
-    assert!(matches!(error, StoreError::NewerSchema { found: 2, known: 1, .. }), "{error}");
+    assert!(matches!(error, StoreError::NewerSchema { found: 3, known: 2, .. }), "{error}");
+    tamper(dir.path(), |db| db.put_cf(db.cf_handle("meta").unwrap(), b"schema", encode(&Schema(1))).unwrap());
+    let error = RocksLedger::open(dir.path(), CHAIN).unwrap_err();
+    assert!(matches!(error, StoreError::OlderSchema { found: 1, known: 2, .. }), "{error}");
+}
+
+#[test] // L4, D3: a damaged version is an error, and goes with a repair
+fn damaged_history_is_named_and_repaired() {
+    let dir = tempfile::tempdir().unwrap();
+    chain_of(dir.path(), 3);
+    let key = [b"height".as_slice(), &2u64.to_be_bytes()].concat();
+    tamper(dir.path(), |db| {
+        let family = db.cf_handle("history").unwrap();
+        let mut bytes = db.get_cf(family, &key).unwrap().unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        db.put_cf(family, &key, bytes).unwrap();
+        db.put_cf(db.cf_handle("log").unwrap(), 2u64.to_be_bytes(), b"short").unwrap();
+    });
+    let ledger = RocksLedger::open(dir.path(), CHAIN).unwrap();
+    assert!(ledger.version(b"height", 3).unwrap().is_some());
+    assert!(ledger.version(b"height", 2).unwrap_err().to_string().contains("not those that were written"));
+    assert!(ledger.versions(b"height", 0, &mut |_| std::ops::ControlFlow::Continue(())).is_err());
+    assert!(ledger.log_node(2).is_err() && ledger.log_node(0).unwrap().is_some());
+    drop(ledger);
+    RocksLedger::clear_chain(dir.path(), CHAIN).unwrap();
+    let ledger = RocksLedger::open(dir.path(), CHAIN).unwrap();
+    assert_eq!((ledger.version(b"height", 9).unwrap(), ledger.log_node(0).unwrap()), (None, None));
 }
 
 #[test] // K2: changing the bytes on disk breaks a test on purpose
@@ -208,7 +243,7 @@ fn stored_bytes_are_pinned() {
             }
         }
     });
-    assert_eq!(hasher.finalize().to_hex().as_str(), "cf095a28e175fadc44a52d82b29537897eaff78c2f3453443cd5220dfcecfb55");
+    assert_eq!(hasher.finalize().to_hex().as_str(), "a869d88530fd8ebae60dbfcd08e44d02cc09eec19247f0efe8259cbe29132495");
 }
 
 #[test] // D3: a torn last write is forgiven as a crash; damage before it is an error, never a shorter past

@@ -69,6 +69,50 @@ impl Story {
     }
 }
 
+impl Story {
+    /// L4: records of the ledger, shown offline from the genesis file alone; a changed file shows nothing.
+    async fn prove(&mut self) -> Result<()> {
+        let genesis = self.network.dir().join("genesis.json").display().to_string();
+        let rpc = format!("http://{}", self.network.file().node("validator-0")?.rpc.context("no RPC")?);
+        let model = self.follower.model_id().await?.to_string();
+        let file = |name: &str| self.network.dir().join(name).display().to_string();
+        let (old, new) = (file("old.proof"), file("new.proof"));
+        let get = |story: &Self, what: &[&str], out: &str, more: &[&str]| {
+            let args = ["proof", "get"].iter().chain(what).chain(&["--genesis", &genesis, "--rpc", &rpc, "--out", out]);
+            story.oda(&args.chain(more).copied().collect::<Vec<_>>())
+        };
+        let check = |story: &Self, more: &[&str]| {
+            let args = ["--json", "proof", "check", &new, "--genesis", &genesis];
+            story.oda(&args.iter().chain(more).copied().collect::<Vec<_>>())
+        };
+        let (ok, said) = get(self, &["block", "1"], &old, &[])?;
+        ensure!(ok && said.contains("attested by"), "{said}");
+        let height = self.tip("validator-0").await?.0;
+        self.height("validator-0", height + 60).await.context("no later attested block")?;
+        let (ok, said) = get(self, &["outcome", &model, "1"], &new, &["--after", &old])?;
+        ensure!(ok && said.contains("was rewritten since"), "{said}");
+        let (ok, said) = check(self, &["--after", &old])?;
+        let told: serde_json::Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+        let on_ledger = self.network.rpc("validator-0")?.outcomes(model.parse()?, 1).await?;
+        ensure!(ok && told["kind"] == "outcome" && told["record"]["outcome"]["round"] == 1, "{said}");
+        ensure!(told["record"]["height"].as_u64() == on_ledger.first().map(|o| o.height), "{said}");
+        ensure!(told["extends_height"].as_u64() < told["checkpoint"]["height"].as_u64(), "{said}");
+
+        let good = std::fs::read(&new)?;
+        for at in (0..good.len()).step_by(good.len() / 40) {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            std::fs::write(&new, bad)?;
+            let (ok, said) = check(self, &["--after", &old])?;
+            ensure!(!ok, "a proof with byte {at} changed was believed: {said}");
+        }
+        std::fs::write(&new, &good)?;
+        let (ok, said) = get(self, &["claim", &"00".repeat(32)], &new, &[])?;
+        ensure!(!ok && said.contains("no such record"), "{said}");
+        Ok(())
+    }
+}
+
 async fn play(story: &mut Story) -> Result<()> {
     let liars: Vec<_> = story.network.file().of(Role::Validator).filter(|n| n.cheat).map(|n| n.node).collect();
     story.network.start("observer-0")?;
@@ -113,6 +157,7 @@ async fn play(story: &mut Story) -> Result<()> {
     }
     ensure!(paid >= 4, "only {paid} honest claims were paid in {} rounds", story.follower.over().len());
     story.verify_chain(f.epoch)?;
+    story.prove().await?;
 
     // away for epochs, and with nothing at all, a node catches up from any honest peer
     story.network.start("observer-0")?;

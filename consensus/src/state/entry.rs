@@ -13,6 +13,7 @@ use crate::ids::{Beacon, BlobRef, BlockHash, ClaimId, Digest, EscrowId, ModelId,
 use crate::manifest::{Manifest, Timing};
 use crate::outcome::{ClaimOutcome, Outcome};
 use crate::record;
+use crate::records::RecordLog;
 use crate::score::TestReport;
 use crate::tx::{Fund, Reveal};
 use serde::Serialize;
@@ -254,6 +255,7 @@ record!(Tip, b"tipp", 256);
 #[allow(missing_docs)]
 pub enum Entry {
     Tip(Tip),
+    Log(RecordLog),
     Model(Box<ModelState>),
     Claim(Box<ClaimState>),
     Escrow(Box<EscrowState>),
@@ -268,6 +270,9 @@ pub enum Entry {
     Checkpoint(Box<CheckpointState>),
 }
 
+/// Largest value of an entry, bytes: that of the largest kind.
+pub const MAX_ENTRY_BYTES: usize = 64 << 10;
+
 /// An entry could not be read back.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("ledger entry {key}: {problem}")]
@@ -279,10 +284,14 @@ pub struct EntryError {
 }
 
 impl Entry {
+    /// Longest key, bytes: that of a member's scores.
+    pub const MAX_KEY_BYTES: usize = 1 + 32 + 8 + 32;
+
     /// Key: a kind byte, then the id.
     pub fn key(&self) -> Vec<u8> {
         match self {
             Entry::Tip(_) => vec![b't'],
+            Entry::Log(_) => vec![b'l'],
             Entry::Model(m) => [b"m".as_slice(), &m.manifest.id().0].concat(),
             Entry::Claim(c) => [b"c".as_slice(), &c.id.0].concat(),
             Entry::Escrow(e) => [b"e".as_slice(), &e.id.0].concat(),
@@ -304,6 +313,7 @@ impl Entry {
     pub fn value(&self) -> Vec<u8> {
         match self {
             Entry::Tip(v) => codec::encode(v),
+            Entry::Log(v) => codec::encode(v),
             Entry::Model(v) => codec::encode(v.as_ref()),
             Entry::Claim(v) => codec::encode(v.as_ref()),
             Entry::Escrow(v) => codec::encode(v.as_ref()),
@@ -327,6 +337,7 @@ impl Entry {
         let fail = |problem: String| EntryError { key: hex::encode(key), problem };
         let entry = match key.first() {
             Some(b't') => codec::decode(value).map(Entry::Tip),
+            Some(b'l') => codec::decode(value).map(Entry::Log),
             Some(b'm') => codec::decode(value).map(|v| Entry::Model(Box::new(v))),
             Some(b'c') => codec::decode(value).map(|v| Entry::Claim(Box::new(v))),
             Some(b'e') => codec::decode(value).map(|v| Entry::Escrow(Box::new(v))),

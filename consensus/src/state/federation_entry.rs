@@ -116,7 +116,7 @@ pub struct Dealing {
     /// Shares opened after complaints, by recipient.
     pub opened: Vec<(u16, OpenedShares)>,
 }
-record!(Dealing, b"deal", 48 << 10);
+record!(Dealing, b"dlng", 48 << 10);
 
 /// Whether a validator may be drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]

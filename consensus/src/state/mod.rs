@@ -15,8 +15,8 @@ mod rules;
 mod tests;
 
 pub use entry::{
-    ClaimState, CommitteeKeys, Credit, Entry, EntryError, Head, MAX_KEYS, ModelState, OutcomeState, Round, ScorePhase,
-    Sponsorship, Tip,
+    ClaimState, CommitteeKeys, Credit, Entry, EntryError, Head, MAX_ENTRY_BYTES, MAX_KEYS, ModelState, OutcomeState,
+    Round, ScorePhase, Sponsorship, Tip,
 };
 pub use federation_entry::{
     CheckpointState, Dealing, DkgPhase, DkgState, EpochState, FederationState, ScoreState, ServiceRecord,
@@ -27,7 +27,8 @@ pub use rules::{MAX_MODELS, TxError, claims_digest};
 use crate::escrow::EscrowState;
 use crate::frost::GroupKey;
 use crate::genesis::{Genesis, GenesisError};
-use crate::ids::{BlockHash, ChainId, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash};
+use crate::ids::{BlockHash, ChainId, ClaimId, EscrowId, ModelId, NodeId, PaymentHash};
+use crate::records::{Appended, RecordLog};
 use crate::tx::{Block, Header, SignedTx};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub struct State {
     genesis: Arc<Genesis>,
     chain: ChainId,
     tip: Tip,
+    log: RecordLog,
     federation: FederationState,
     epochs: BTreeMap<u64, Arc<EpochState>>,
     dkg: Option<Arc<DkgState>>,
@@ -60,6 +62,15 @@ pub struct At {
     pub height: u64,
     /// Its time, ms since the Unix epoch.
     pub time_ms: u64,
+}
+
+/// What a block did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Every entry it changed, then the position of the log, the new tip last.
+    pub entries: Vec<Entry>,
+    /// What it added to the log of records.
+    pub appended: Appended,
 }
 
 /// A block was refused.
@@ -117,7 +128,7 @@ impl State {
         genesis.check()?;
         let chain = genesis.chain();
         let (group, beacon) = genesis.keys()?;
-        let root = Digest(blake3::derive_key("oda 2026 state root of genesis", &chain.0));
+        let log = RecordLog::default();
         let first = EpochState { number: 0, attempt: 0, start_height: Some(1), group, beacon, signature: None };
         let validators = genesis
             .validators
@@ -129,7 +140,8 @@ impl State {
             .collect();
         let federation = FederationState { candidates: genesis.nodes(), ..FederationState::default() };
         Ok(Self {
-            tip: Tip { height: 0, hash: BlockHash(chain.0), time_ms: genesis.time_ms, state_root: root },
+            tip: Tip { height: 0, hash: BlockHash(chain.0), time_ms: genesis.time_ms, state_root: log.root() },
+            log,
             genesis: Arc::new(genesis),
             chain,
             federation,
@@ -172,6 +184,10 @@ impl State {
     /// Last block.
     pub fn tip(&self) -> Tip {
         self.tip
+    }
+    /// The log of records, whose root is the tip's state root (L4).
+    pub fn log(&self) -> &RecordLog {
+        &self.log
     }
     /// One model.
     pub fn model(&self, id: ModelId) -> Option<&ModelState> {
@@ -217,6 +233,7 @@ impl State {
     fn put(&mut self, entry: Entry) {
         match entry {
             Entry::Tip(tip) => self.tip = tip,
+            Entry::Log(log) => self.log = log,
             Entry::Model(m) => drop(self.models.insert(m.manifest.id(), Arc::new(*m))),
             Entry::Claim(c) => drop(self.claims.insert(c.id, Arc::new(*c))),
             Entry::Escrow(e) => {
@@ -287,22 +304,24 @@ impl State {
             }
         }
         next.end_block(at, &mut changed);
+        let (log, _) = self.logged(at, &changed);
         let header = Header {
             chain: self.chain,
             height: at.height,
             time_ms: at.time_ms,
             prev: self.tip.hash,
             txs_root: Block::txs_root(&txs),
-            state_root: next_root(self.tip.state_root, &changed),
+            records: log.len(),
+            state_root: log.root(),
         };
         (Block { header, txs }, refused)
     }
 
-    /// Checks and applies the next block; every entry it changed, the new tip last.
+    /// Checks and applies the next block.
     ///
     /// # Errors
     /// Why the block is invalid; the state is then unchanged.
-    pub fn apply(&mut self, block: &Block) -> Result<Vec<Entry>, BlockError> {
+    pub fn apply(&mut self, block: &Block) -> Result<Applied, BlockError> {
         self.apply_known(block, &|_| false)
     }
 
@@ -315,7 +334,7 @@ impl State {
         &mut self,
         block: &Block,
         is_authentic: &dyn Fn(&SignedTx) -> bool,
-    ) -> Result<Vec<Entry>, BlockError> {
+    ) -> Result<Applied, BlockError> {
         let h = &block.header;
         if h.chain != self.chain {
             return Err(BlockError::WrongChain(h.chain));
@@ -344,8 +363,8 @@ impl State {
             changed.extend(next.execute(tx, at).map_err(refused)?.into_iter().map(|e| (e.key(), e)));
         }
         next.end_block(at, &mut changed);
-        let root = next_root(self.tip.state_root, &changed);
-        if root != h.state_root {
+        let (log, appended) = self.logged(at, &changed);
+        if (log.len(), log.root()) != (h.records, h.state_root) {
             return Err(BlockError::WrongRoot);
         }
         let touched: BTreeSet<ModelId> = changed
@@ -353,11 +372,22 @@ impl State {
             .filter_map(|e| if let Entry::Model(m) = e { Some(m.manifest.id()) } else { None })
             .collect();
         next.check_invariants(touched.iter().copied()).map_err(BlockError::Invariant)?;
-        next.tip = Tip { height: h.height, hash: h.hash(), time_ms: h.time_ms, state_root: root };
+        next.tip = Tip { height: h.height, hash: h.hash(), time_ms: h.time_ms, state_root: h.state_root };
         let mut entries: Vec<Entry> = changed.into_values().collect();
-        entries.push(Entry::Tip(next.tip));
+        entries.extend([Entry::Log(log.clone()), Entry::Tip(next.tip)]);
+        next.log = log;
         *self = next;
-        Ok(entries)
+        Ok(Applied { entries, appended })
+    }
+
+    /// The log after a block: the tip before it, which proves every earlier block, then each changed entry in
+    /// key order (L4).
+    fn logged(&self, at: At, changed: &BTreeMap<Vec<u8>, Entry>) -> (RecordLog, Appended) {
+        let mut log = self.log.clone();
+        let tip = Entry::Tip(self.tip);
+        let entries = [(tip.key(), tip.value())].into_iter();
+        let appended = log.append(at.height, entries.chain(changed.iter().map(|(k, e)| (k.clone(), e.value()))));
+        (log, appended)
     }
 
     /// Money and credit of these models add up (L2): what is held, paid and refunded per sponsor is
@@ -402,15 +432,4 @@ impl State {
         }
         Ok(())
     }
-}
-
-/// Running commitment to every change: the parent's root and each changed entry in key order.
-fn next_root(prev: Digest, changed: &BTreeMap<Vec<u8>, Entry>) -> Digest {
-    let mut h = blake3::Hasher::new_derive_key("oda 2026 state root");
-    h.update(&prev.0);
-    for (key, entry) in changed {
-        h.update(&(key.len() as u64).to_le_bytes()).update(key);
-        h.update(blake3::hash(&entry.value()).as_bytes());
-    }
-    Digest(*h.finalize().as_bytes())
 }

@@ -13,15 +13,17 @@ use oda_consensus::ids::*;
 use oda_consensus::keys::NodeKey;
 use oda_consensus::manifest::*;
 use oda_consensus::outcome::{Attestation, Outcome, Statement, samples_input};
+use oda_consensus::proof::{ExtensionProof, RecordProof};
+use oda_consensus::records::{Version, consistency_path, inclusion_path};
 use oda_consensus::score::{ClaimScores, HeadScores, Measurement, Paired, TestReport};
 use oda_consensus::sealed::{self, GuardKey};
-use oda_consensus::state::{DkgPhase, Entry, State, TxError};
+use oda_consensus::state::{Applied, DkgPhase, Entry, State, TxError};
 use oda_consensus::tx::{
     self, Block, Commit, DkgMessage, DkgStep, Fund, Reveal, ScoreCommit, ScoreReveal, SignedTx, Tx, Unseal,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 const TERMS: Terms = Terms { rate_msat: 1_000, unit_msat: 1_000_000, tranches: 2 };
 
@@ -33,6 +35,9 @@ pub struct World {
     pub blocks: Vec<Block>,
     /// Every entry written so far.
     pub entries: Vec<Entry>,
+    /// Every version recorded so far, in the order of the log, and every node of the log (L4).
+    pub versions: Vec<Version>,
+    pub nodes: BTreeMap<u64, Digest>,
     /// Every signing message sent so far.
     pub signing: Vec<SignMessage>,
     pub attestations: Vec<Attestation>,
@@ -69,6 +74,8 @@ impl World {
             seeds,
             blocks: Vec::new(),
             entries: Vec::new(),
+            versions: Vec::new(),
+            nodes: BTreeMap::new(),
             signing: Vec::new(),
             attestations: Vec::new(),
             rng: ChaCha20Rng::from_seed([8; 32]),
@@ -82,9 +89,31 @@ impl World {
     /// One block of these transactions; why the others were refused.
     pub fn block(&mut self, txs: &[SignedTx]) -> Vec<TxError> {
         let (block, refused) = self.state.build(txs, self.state.tip().time_ms + 100);
-        self.entries.extend(self.state.apply(&block).expect("a built block applies"));
-        self.blocks.push(block);
+        self.apply(block);
         refused.into_iter().map(|(_, error)| error).collect()
+    }
+
+    fn apply(&mut self, block: Block) {
+        let Applied { entries, appended } = self.state.apply(&block).expect("a built block applies");
+        self.entries.extend(entries);
+        self.versions.extend(appended.versions);
+        self.nodes.extend(appended.nodes.iter().map(|n| (n.index, n.hash)));
+        self.blocks.push(block);
+    }
+
+    /// Proof of a recorded version under a block, attested or not.
+    pub fn proof(&self, version: &Version, under: &Block) -> RecordProof {
+        let header = under.header;
+        let path = inclusion_path(version.index, header.records, &|i| Ok(self.nodes.get(&i).copied())).unwrap();
+        let Version { index, height, key, value } = version.clone();
+        RecordProof { index, height, key, value, path, header }
+    }
+
+    /// Proof that the ledger of one block is the beginning of another's.
+    pub fn extension(&self, old: &Block, new: &Block) -> ExtensionProof {
+        let read = |i: u64| Ok(self.nodes.get(&i).copied());
+        let path = consistency_path(old.header.records, new.header.records, &read).unwrap();
+        ExtensionProof { old: old.header, new: new.header, path }
     }
 
     /// A genesis member's shares.
@@ -209,8 +238,7 @@ impl World {
     /// An empty block, so much later.
     pub fn wait_ms(&mut self, ms: u64) {
         let (block, _) = self.state.build(&[], self.state.tip().time_ms + ms);
-        self.entries.extend(self.state.apply(&block).expect("a built block applies"));
-        self.blocks.push(block);
+        self.apply(block);
     }
 
     /// Seals the first round and judges it: each claim accepted, or refused as noise.

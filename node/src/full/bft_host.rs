@@ -10,7 +10,7 @@ use oda_consensus::bft::{
 use oda_consensus::codec;
 use oda_consensus::engine::validator::ValidatorInput;
 use oda_consensus::ids::BlockHash;
-use oda_consensus::state::BlockError;
+use oda_consensus::state::{Applied, BlockError};
 use oda_consensus::tx::Block;
 use oda_consensus::wire::DecidedBlock;
 use oda_storage::{BlockRecord, EntryChange, LedgerStore};
@@ -195,8 +195,8 @@ impl Core {
     fn try_block(&mut self, block: &Block) -> Result<(), BlockError> {
         let mut next = self.shared.state().clone();
         // what waits here was checked when it came
-        let entries = next.apply_known(block, &|tx| self.mempool.contains(tx))?;
-        self.tried = Some((block_id(&codec::encode(block)), next, entries));
+        let applied = next.apply_known(block, &|tx| self.mempool.contains(tx))?;
+        self.tried = Some((block_id(&codec::encode(block)), next, applied));
         Ok(())
     }
 
@@ -213,11 +213,12 @@ impl Core {
                 self.tried.take()
             }
         };
-        let (_, next, entries) = tried.context("the result of a block is lost")?;
+        let (_, next, Applied { entries, appended }) = tried.context("the result of a block is lost")?;
         let changes: Vec<EntryChange> =
             entries.iter().map(|e| EntryChange { key: e.key(), value: Some(e.value()) }).collect();
         let prev = if header.height == 1 { BlockHash(header.chain.0) } else { header.prev };
-        let record = BlockRecord { height: header.height, hash: header.hash(), prev, bytes: codec::encode(&decided) };
+        let (height, hash, bytes) = (header.height, header.hash(), codec::encode(&decided));
+        let record = BlockRecord { height, hash, prev, bytes, log: appended };
         self.ledger_mut().append(&record, &changes).context("writing a block")?;
         self.shared.replace(next);
         self.mempool.prune(&self.shared.state(), &decided.block.txs);

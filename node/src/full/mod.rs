@@ -19,6 +19,7 @@ use crate::clock::now_ms;
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::jobs::{JudgeReport, Judges};
+use crate::ledger::LedgerReader;
 use crate::mempool::{Mempool, MempoolError};
 use crate::net::{Net, NetConfig, NetEvent, Topic, Verdict};
 use crate::peers::{PeerBook, own_record};
@@ -31,10 +32,11 @@ use oda_consensus::evidence::Evidence;
 use oda_consensus::frost::{SignInput, Signer};
 use oda_consensus::ids::{BlockHash, ChainId, Digest, NodeId};
 use oda_consensus::keys::NodeKey;
-use oda_consensus::state::{Entry, State, TxError, ValidatorStatus};
+use oda_consensus::records::Version;
+use oda_consensus::state::{Applied, Entry, State, TxError, ValidatorStatus};
 use oda_consensus::tx::{DkgStep, SignedTx, Tx};
 use oda_consensus::wire::{DecidedBlock, Request, Response, Role, SignedPeerRecord};
-use oda_storage::{Blobs, LedgerStore, RecordStore, RocksLedger, RocksRecords};
+use oda_storage::{Blobs, LedgerStore, RecordStore, RocksLedger, RocksRecords, StoreError};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use said::Said;
@@ -52,9 +54,21 @@ type Store = Arc<RwLock<RocksLedger>>;
 /// Reads stored blocks of a running node.
 pub struct StoreReader(Store);
 
-impl crate::rpc::BlockReader for StoreReader {
+impl StoreReader {
+    fn read<T>(&self, read: impl FnOnce(&RocksLedger) -> Result<T, StoreError>) -> Result<T, String> {
+        read(&self.0.read().unwrap_or_else(PoisonError::into_inner)).map_err(|e| e.to_string())
+    }
+}
+
+impl LedgerReader for StoreReader {
     fn block(&self, height: u64) -> Result<Option<Vec<u8>>, String> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).block(height).map_err(|e| e.to_string())
+        self.read(|ledger| ledger.block(height))
+    }
+    fn version(&self, key: &[u8], upto: u64) -> Result<Option<Version>, String> {
+        self.read(|ledger| ledger.version(key, upto))
+    }
+    fn log_node(&self, index: u64) -> Result<Option<Digest>, String> {
+        self.read(|ledger| ledger.log_node(index))
     }
 }
 
@@ -127,7 +141,7 @@ pub(crate) struct Core {
     datadir: PathBuf,
     bft: Option<Bft>,
     /// The last block that was executed on trial, by its hash, with what came of it.
-    tried: Option<(BlockHash, State, Vec<Entry>)>,
+    tried: Option<(BlockHash, State, Applied)>,
     /// Signing engines of the committees this node sits in, by epoch.
     signers: BTreeMap<u64, Signer>,
     /// When this node first wanted a topic signed, by epoch and topic.
@@ -294,13 +308,15 @@ fn restore(state: &mut State, store: &RocksLedger) -> Result<()> {
     })?;
     if let Some(error) = problem {
         anyhow::bail!(
-            "{error}: the ledger on disk is damaged; run `oda ledger verify`, or delete the ledger directory to fetch it again from peers"
+            "{error}: the ledger on disk is damaged; `oda ledger verify` says where, `oda ledger repair` drops it so that it \
+             is fetched again from peers"
         );
     }
     if let Some((height, hash)) = store.tip() {
         anyhow::ensure!(
-            state.tip().height == height && state.tip().hash == hash,
-            "ledger entries and blocks on disk differ: delete the ledger directory to fetch it again from peers"
+            state.tip().height == height && state.tip().hash == hash && state.log().root() == state.tip().state_root,
+            "ledger entries and blocks on disk differ: `oda ledger repair` drops them so that they are fetched again from \
+             peers"
         );
     }
     Ok(())

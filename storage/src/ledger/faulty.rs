@@ -4,10 +4,11 @@
 //! `kill -9` loses nothing even without a sync. What loses data is a write that fails, one that is
 //! reported and never made, and one that is made and reported failed; those are planted here.
 
-use super::{BlockRecord, EntryChange, LedgerStore};
+use super::{BlockRecord, EntryChange, LedgerStore, VersionVisitor};
 use crate::error::StoreError;
 use crate::records::{RecordStore, Visitor};
-use oda_consensus::ids::BlockHash;
+use oda_consensus::ids::{BlockHash, Digest};
+use oda_consensus::records::Version;
 use std::collections::BTreeMap;
 
 /// What happens at a write.
@@ -114,6 +115,18 @@ impl<S: LedgerStore> LedgerStore for FaultyLedger<S> {
 
     fn entries(&self, visitor: &mut Visitor<'_>) -> Result<(), StoreError> {
         self.inner.entries(visitor)
+    }
+
+    fn log_node(&self, index: u64) -> Result<Option<Digest>, StoreError> {
+        self.inner.log_node(index)
+    }
+
+    fn version(&self, key: &[u8], upto: u64) -> Result<Option<Version>, StoreError> {
+        self.inner.version(key, upto)
+    }
+
+    fn versions(&self, prefix: &[u8], from: u64, visitor: &mut VersionVisitor<'_>) -> Result<(), StoreError> {
+        self.inner.versions(prefix, from, visitor)
     }
 
     fn wal_append(&mut self, height: u64, entry: &[u8]) -> Result<(), StoreError> {

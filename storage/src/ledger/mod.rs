@@ -2,7 +2,7 @@
 //!
 //! Writing a block, then its effects, then the new tip is how a ledger comes to hold half a block
 //! after a crash. Here one block is one atomic synced write (D3): the block with its certificate,
-//! every state entry it changes, the tip, and the removal of the write-ahead log of the heights it
+//! every state entry it changes, what it adds to the log of records, the tip, and the removal of the write-ahead log of the heights it
 //! decides. What the bytes mean is the state machine's business (L2): the store sees only heights,
 //! hashes and keys, so it can be replaced by one in memory, or by one that fails on purpose.
 
@@ -18,7 +18,9 @@ pub use rocks::RocksLedger;
 
 use crate::error::StoreError;
 use crate::records::{RecordStore, Visitor};
-use oda_consensus::ids::BlockHash;
+use oda_consensus::ids::{BlockHash, Digest};
+use oda_consensus::records::{Appended, Version};
+use std::ops::ControlFlow;
 
 /// Largest block with its certificate, in bytes (K3).
 pub const MAX_BLOCK_BYTES: usize = 4 << 20;
@@ -28,6 +30,9 @@ pub const MAX_WAL_ENTRY_BYTES: usize = 6 << 20;
 pub const MAX_WAL_ENTRIES: u32 = 1 << 16;
 /// Blocks whose links are verified on every open (D3).
 pub const VERIFIED_ON_OPEN_BLOCKS: u64 = 128;
+
+/// Sees one version of an entry and says whether to go on.
+pub type VersionVisitor<'a> = dyn FnMut(Version) -> ControlFlow<()> + 'a;
 
 /// A block as the store keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +45,8 @@ pub struct BlockRecord {
     pub prev: BlockHash,
     /// Block and certificate, opaque here.
     pub bytes: Vec<u8>,
+    /// What it adds to the log of records (L4).
+    pub log: Appended,
 }
 
 /// One change of a state entry or private record.
@@ -65,7 +72,7 @@ impl EntryChange {
 
 /// The durable ledger of a full node; its [`RecordStore`] part holds the node's private records.
 pub trait LedgerStore: RecordStore {
-    /// Adds the next block: one atomic synced write of the block, its entry changes, the tip, and
+    /// Adds the next block: one atomic synced write of the block, its entry changes, its part of the log, the tip, and
     /// the removal of the write-ahead log of heights up to the block's (D3).
     ///
     /// # Errors
@@ -100,6 +107,26 @@ pub trait LedgerStore: RecordStore {
     /// # Errors
     /// The database's.
     fn entries(&self, visitor: &mut Visitor<'_>) -> Result<(), StoreError>;
+
+    /// A node of the log of records, by its place (L4).
+    ///
+    /// # Errors
+    /// The database's.
+    fn log_node(&self, index: u64) -> Result<Option<Digest>, StoreError>;
+
+    /// The newest version of an entry that a block of height `upto` or less wrote. No key may be the beginning of
+    /// another's.
+    ///
+    /// # Errors
+    /// The database's.
+    fn version(&self, key: &[u8], upto: u64) -> Result<Option<Version>, StoreError>;
+
+    /// Shows the versions of every entry whose key starts with `prefix`, by key, each one's oldest first, those of
+    /// blocks below `from` left out.
+    ///
+    /// # Errors
+    /// The database's.
+    fn versions(&self, prefix: &[u8], from: u64, visitor: &mut VersionVisitor<'_>) -> Result<(), StoreError>;
 
     /// Adds to the write-ahead log of a height in progress; synced (L1: persist, then sign, then send).
     ///

@@ -7,6 +7,8 @@
 //! | `blocks`  | height, 8 bytes big-endian                 | height, hash, previous hash, checksum, bytes   |
 //! | `hashes`  | block hash                                 | height                                         |
 //! | `entries` | the state machine's key                    | the state machine's value                      |
+//! | `log`     | place of the node, 8 bytes big-endian       | its hash, 32 bytes                             |
+//! | `history` | the state machine's key, height (8 + big-endian) | number in the log, height, checksum, value |
 //! | `wal`     | height and number, 8 + 4 bytes big-endian  | one write-ahead entry                          |
 //! | `private` | the role engine's key                      | the role engine's value                        |
 //!
@@ -14,8 +16,8 @@
 //! byte order the order of heights.
 
 use super::{
-    BlockRecord, EntryChange, LedgerStore, MAX_BLOCK_BYTES, MAX_WAL_ENTRIES, VERIFIED_ON_OPEN_BLOCKS, check_next,
-    check_wal, too_many_wal_entries,
+    BlockRecord, EntryChange, LedgerStore, MAX_BLOCK_BYTES, MAX_WAL_ENTRIES, VERIFIED_ON_OPEN_BLOCKS, VersionVisitor,
+    check_next, check_wal, too_many_wal_entries,
 };
 use crate::error::StoreError;
 use crate::records::{RecordStore, Visitor, check_changes};
@@ -23,6 +25,8 @@ use crate::rocks::{Access, Database, Kind};
 use oda_consensus::codec;
 use oda_consensus::ids::{BlockHash, ChainId, Digest};
 use oda_consensus::record;
+use oda_consensus::records::Version;
+use oda_consensus::state::MAX_ENTRY_BYTES;
 use rocksdb::WriteBatch;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -62,6 +66,32 @@ fn checksum(height: u64, hash: BlockHash, prev: BlockHash, bytes: &[u8]) -> Dige
     h.update(&prev.0);
     h.update(bytes);
     Digest(*h.finalize().as_bytes())
+}
+
+#[derive(bincode::Encode, bincode::Decode)]
+struct StoredVersion {
+    index: u64,
+    checksum: Digest,
+    value: Vec<u8>,
+}
+record!(StoredVersion, b"lver", MAX_ENTRY_BYTES + 256);
+
+impl StoredVersion {
+    fn new(version: &Version) -> Self {
+        Self { index: version.index, checksum: version_checksum(version), value: version.value.clone() }
+    }
+}
+
+fn version_checksum(version: &Version) -> Digest {
+    let mut h = blake3::Hasher::new_derive_key("oda 2026 stored version");
+    h.update(&version.index.to_be_bytes()).update(&version.height.to_be_bytes());
+    h.update(&(version.key.len() as u64).to_be_bytes()).update(&version.key).update(&version.value);
+    Digest(*h.finalize().as_bytes())
+}
+
+/// Keys of one kind are equally long, so the heights of one entry stand together and in order.
+fn history_key(key: &[u8], height: u64) -> Vec<u8> {
+    [key, &height.to_be_bytes()].concat()
 }
 
 fn wal_key(height: u64, number: u32) -> Vec<u8> {
@@ -109,7 +139,7 @@ impl RocksLedger {
     /// As [`RocksLedger::open`], but never [`StoreError::Corrupt`].
     pub fn clear_chain(dir: &Path, chain: ChainId) -> Result<(), StoreError> {
         let ledger = Self::open_unverified(dir, chain, Access::Write)?;
-        for family in ["blocks", "hashes", "entries"] {
+        for family in ["blocks", "hashes", "entries", "log", "history"] {
             loop {
                 let mut batch = WriteBatch::default();
                 // The tip goes with the first batch: half a chain must never look whole.
@@ -197,6 +227,18 @@ impl RocksLedger {
         StoreError::Corrupt { dir: self.db.dir().into(), height, reason: reason.to_string() }
     }
 
+    fn read_version(&self, key: &[u8], bytes: &[u8]) -> Result<Version, StoreError> {
+        let bad = |reason: String| self.db.error("reading the history of an entry", reason);
+        let stored: StoredVersion = codec::decode(bytes).map_err(|e| bad(e.to_string()))?;
+        let (key, height) = key.split_last_chunk::<8>().ok_or_else(|| bad("a key without a height".into()))?;
+        let (index, height) = (stored.index, u64::from_be_bytes(*height));
+        let version = Version { index, height, key: key.to_vec(), value: stored.value };
+        if version_checksum(&version) != stored.checksum {
+            return Err(bad(format!("of height {height}: its bytes are not those that were written")));
+        }
+        Ok(version)
+    }
+
     fn stored(&self, height: u64) -> Result<Option<StoredBlock>, StoreError> {
         let Some(bytes) = self.db.get("blocks", &height.to_be_bytes())? else { return Ok(None) };
         let block: StoredBlock = codec::decode(&bytes).map_err(|e| self.corrupt(height, e))?;
@@ -236,6 +278,16 @@ impl LedgerStore for RocksLedger {
         batch.put_cf(self.db.family("blocks")?, key, codec::encode(&StoredBlock::new(block)));
         batch.put_cf(self.db.family("hashes")?, block.hash.0, codec::encode(&Height(block.height)));
         self.db.add_changes(&mut batch, "entries", changes)?;
+        let log = self.db.family("log")?;
+        block.log.nodes.iter().for_each(|n| batch.put_cf(log, n.index.to_be_bytes(), n.hash.0));
+        let history = self.db.family("history")?;
+        for version in &block.log.versions {
+            batch.put_cf(
+                history,
+                history_key(&version.key, version.height),
+                codec::encode(&StoredVersion::new(version)),
+            );
+        }
         let tip = Tip { height: block.height, hash: block.hash };
         batch.put_cf(self.db.family("meta")?, b"tip", codec::encode(&tip));
         let wal = self.db.family("wal")?;
@@ -271,6 +323,32 @@ impl LedgerStore for RocksLedger {
 
     fn entries(&self, visitor: &mut Visitor<'_>) -> Result<(), StoreError> {
         self.db.visit("entries", b"", visitor)
+    }
+
+    fn log_node(&self, index: u64) -> Result<Option<Digest>, StoreError> {
+        let Some(bytes) = self.db.get("log", &index.to_be_bytes())? else { return Ok(None) };
+        let hash =
+            bytes.try_into().map_err(|_| self.db.error("reading the log of records", "a node is not 32 bytes"))?;
+        Ok(Some(Digest(hash)))
+    }
+
+    fn version(&self, key: &[u8], upto: u64) -> Result<Option<Version>, StoreError> {
+        let (first, last) = (history_key(key, 0), history_key(key, upto));
+        let found = self.db.last_within("history", &first, &last)?;
+        found.map(|(key, value)| self.read_version(&key, &value)).transpose()
+    }
+
+    fn versions(&self, prefix: &[u8], from: u64, visitor: &mut VersionVisitor<'_>) -> Result<(), StoreError> {
+        let mut failed = None;
+        self.db.visit("history", prefix, &mut |key, value| {
+            match self.read_version(key, value) {
+                Ok(version) if version.height < from => return ControlFlow::Continue(()),
+                Ok(version) => return visitor(version),
+                Err(error) => failed = Some(error),
+            }
+            ControlFlow::Break(())
+        })?;
+        failed.map_or(Ok(()), Err)
     }
 
     fn wal_append(&mut self, height: u64, entry: &[u8]) -> Result<(), StoreError> {

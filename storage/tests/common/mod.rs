@@ -13,7 +13,13 @@ pub fn hash(height: u64) -> BlockHash {
 
 pub fn block(height: u64) -> BlockRecord {
     let prev = height.checked_sub(1).map_or(BlockHash([0; 32]), hash);
-    BlockRecord { height, hash: hash(height), prev, bytes: format!("block {height}").into_bytes() }
+    BlockRecord {
+        height,
+        hash: hash(height),
+        prev,
+        bytes: format!("block {height}").into_bytes(),
+        log: Default::default(),
+    }
 }
 
 pub fn entries(ledger: &dyn LedgerStore) -> Vec<(Vec<u8>, Vec<u8>)> {

@@ -14,7 +14,7 @@ use crate::frost::{
     payload_hash,
 };
 use crate::genesis::{BitcoinNetwork, Validator};
-use crate::ids::{Beacon, BlobHash, BlobRef, Preimage, Signature};
+use crate::ids::{Beacon, BlobHash, BlobRef, Digest, Preimage, Signature};
 use crate::keys::NodeKey;
 use crate::manifest::Manifest;
 use crate::outcome::{Attestation, Measured, Outcome, Statement, samples_input};
@@ -79,7 +79,7 @@ impl World {
         let signed: Vec<SignedTx> = txs.iter().map(|(tx, key)| SignedTx::new(tx.clone(), key, chain)).collect();
         let (block, mut refused) = self.state.build(&signed, self.state.tip().time_ms + 100);
         let before = self.state.clone();
-        let entries = self.state.apply(&block).expect("a built block applies");
+        let entries = self.state.apply(&block).expect("a built block applies").entries;
         // L2, D3: a state restored from the stored entries is the same state
         let mut restored = before;
         entries.into_iter().for_each(|e| restored.restore(Entry::decode(&e.key(), &e.value()).unwrap()));

@@ -301,6 +301,14 @@ fn lying_blocks_are_refused() {
         (
             {
                 let mut b = good.clone();
+                b.header.records += 1; // L4: a wrong count would make every proof under it fail
+                b
+            },
+            "state root",
+        ),
+        (
+            {
+                let mut b = good.clone();
                 b.txs.clear();
                 b
             },
