@@ -5,7 +5,7 @@ use crate::full::FullNode;
 use crate::identity::Identity;
 use crate::ledger::LedgerReader;
 use crate::report::{Reporter, Style};
-use crate::{lite, query, rpc, verify, verify_chain};
+use crate::{ledger_file, lite, query, rpc, verify, verify_chain};
 use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use oda_consensus::genesis::BitcoinNetwork;
@@ -109,11 +109,14 @@ struct NodeArgs {
     validator: bool,
 }
 
+/// Where a full node answers unless told otherwise.
+pub const DEFAULT_RPC: &str = "http://127.0.0.1:8645";
+
 /// Which full node to ask.
 #[derive(Args, Clone)]
 pub struct RpcArgs {
     /// JSON-RPC address of a full node.
-    #[arg(long, env = "ODA_RPC", default_value = "http://127.0.0.1:8645")]
+    #[arg(long, env = "ODA_RPC", default_value = DEFAULT_RPC)]
     pub rpc: String,
 }
 
@@ -184,8 +187,30 @@ enum LedgerCommand {
         /// Of a node that is not running, in this data directory, instead of over RPC.
         #[arg(long)]
         datadir: Option<PathBuf>,
+        /// An exported ledger instead; needs --genesis and nothing else.
+        #[arg(long, requires = "genesis", conflicts_with = "datadir")]
+        file: Option<PathBuf>,
+        /// Genesis file of the network.
+        #[arg(long, env = "ODA_GENESIS")]
+        genesis: Option<PathBuf>,
         #[command(flatten)]
         rpc: RpcArgs,
+    },
+    /// Write all blocks to one file, which anyone can verify offline; the node may be running.
+    Export {
+        /// Data directory of the full node.
+        #[arg(long, env = "ODA_DATADIR")]
+        datadir: PathBuf,
+        /// File to make.
+        out: PathBuf,
+    },
+    /// Add the blocks of an exported file to a node that is not running, each verified as if it came from a peer.
+    Import {
+        /// Data directory of the full node.
+        #[arg(long, env = "ODA_DATADIR")]
+        datadir: PathBuf,
+        /// Exported file.
+        file: PathBuf,
     },
     /// Drop a damaged chain, so that the node fetches it again from its peers; keeps the node's private records.
     Repair(DataDir),
@@ -258,7 +283,25 @@ pub async fn run(cli: Cli) -> Result<()> {
             };
             query::audit(&rpc.rpc, books.as_ref(), json).await
         }
-        Command::Ledger(LedgerCommand::Verify { datadir: None, rpc }) => query::verify_ledger(&rpc.rpc, json).await,
+        Command::Ledger(LedgerCommand::Export { datadir, out }) => {
+            let chain = Config::load(&datadir)?.genesis(&datadir)?.chain();
+            let store = RocksLedger::open_read_only(&datadir.join("ledger"), chain)?;
+            let blocks = ledger_file::export(&store, chain, &out)?;
+            println!("{blocks} blocks in {}", out.display());
+            Ok(())
+        }
+        Command::Ledger(LedgerCommand::Import { datadir, file }) => {
+            let genesis = Config::load(&datadir)?.genesis(&datadir)?;
+            let import = move || ledger_file::import(&datadir.join("ledger"), genesis, &file);
+            println!("{} blocks added, each verified", tokio::task::spawn_blocking(import).await??);
+            Ok(())
+        }
+        Command::Ledger(LedgerCommand::Verify { file: Some(file), genesis, .. }) => {
+            let genesis = crate::config::read_genesis(&genesis.context("--file needs --genesis")?)?;
+            let verify = move || ledger_file::verify(&file, genesis);
+            query::print_verify(&tokio::task::spawn_blocking(verify).await??, json)
+        }
+        Command::Ledger(LedgerCommand::Verify { datadir: None, rpc, .. }) => query::verify_ledger(&rpc.rpc, json).await,
         Command::Ledger(LedgerCommand::Verify { datadir: Some(dir), .. }) => {
             let genesis = Config::load(&dir)?.genesis(&dir)?;
             let store = RocksLedger::open_read_only(&dir.join("ledger"), genesis.chain())?;
@@ -350,4 +393,23 @@ fn stop_signal() -> Result<watch::Receiver<bool>> {
         });
     }
     Ok(rx)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_may_stand_anywhere_and_every_command_is_consistent() {
+        Cli::command().debug_assert();
+        for line in [
+            "oda proof get block 1 --genesis g.json --rpc http://127.0.0.1:1 --out f --after old",
+            "oda proof get --rpc http://127.0.0.1:1 block 1",
+            "oda --json proof check f --genesis g.json --after old",
+            "oda ledger verify --file f --genesis g.json",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        assert!(Cli::try_parse_from("oda ledger verify --file f".split(' ')).is_err(), "nothing to check it against");
+    }
 }

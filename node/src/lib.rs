@@ -13,6 +13,7 @@ pub mod full;
 pub mod identity;
 pub mod jobs;
 pub mod ledger;
+pub mod ledger_file;
 pub mod lite;
 pub mod mempool;
 pub mod model_add;

@@ -5,7 +5,7 @@
 //! and, given an older proof, that nothing recorded then was rewritten since.
 
 use crate::chain_file::{ChainFile, Shown};
-use crate::cli::RpcArgs;
+use crate::cli::DEFAULT_RPC;
 use crate::config::read_genesis;
 use crate::ledger::LedgerReader;
 use crate::query::{asked, client, print_json};
@@ -113,8 +113,9 @@ pub struct GetArgs {
     /// An older proof: prove too that nothing recorded then was rewritten since.
     #[arg(long, global = true)]
     after: Option<PathBuf>,
-    #[command(flatten)]
-    rpc: RpcArgs,
+    /// JSON-RPC address of a full node.
+    #[arg(long, env = "ODA_RPC", global = true, default_value = DEFAULT_RPC)]
+    rpc: String,
 }
 
 #[derive(Subcommand)]
@@ -224,7 +225,7 @@ fn check_extension(new: &ChainFile, shown: &Shown, old: &ChainFile, genesis: Epo
 }
 
 async fn fetch(args: &GetArgs) -> Result<ChainFile> {
-    let url = &args.rpc.rpc;
+    let url = &args.rpc;
     let client = client(url)?;
     let found = asked(url, client.proof(Subject::from(&args.subject)).await)?;
     let mut file = ChainFile { checkpoint: Some(unhex(&found.checkpoint)?), ..ChainFile::default() };

@@ -38,6 +38,19 @@ impl Story {
         }
     }
 
+    /// Honest claims that were paid; every one with a gain in an adopted round must be.
+    fn honest_paid(&self) -> Result<usize> {
+        let honest: Vec<_> = self.network.file().of(Role::Trainer).filter(|n| !n.cheat).map(|n| n.node).collect();
+        let mut paid = 0;
+        for round in self.follower.over().values().filter(|r| r.result.is_some_and(|r| r.adopted)) {
+            for c in round.claims.iter().filter(|c| honest.contains(&c.node) && c.gain_unat.is_some()) {
+                ensure!(c.money == Money::Paid, "an honest claim was not paid: {c:?}");
+                paid += 1;
+            }
+        }
+        Ok(paid)
+    }
+
     /// C2: the keys from genesis to now, from a peer and offline; nothing forged or missing passes.
     fn verify_chain(&self, epoch: u64) -> Result<()> {
         let genesis = self.network.dir().join("genesis.json").display().to_string();
@@ -70,6 +83,46 @@ impl Story {
 }
 
 impl Story {
+    /// D3: the ledger of a stopped node as a file, verified by anyone, imported where it is missing; then dropped, so
+    /// that the node has to fetch it from its peers.
+    fn carry(&self, name: &str) -> Result<()> {
+        let genesis = self.network.dir().join("genesis.json").display().to_string();
+        let (dir, path) = (self.network.datadir(name), self.network.dir().join("carried.ledger"));
+        let (datadir, file) = (dir.display().to_string(), path.display().to_string());
+        let told = |args: &[&str]| -> Result<String> {
+            let (ok, said) = self.oda(args)?;
+            ensure!(ok, "oda {}: {said}", args.join(" "));
+            Ok(said)
+        };
+        let refused = |args: &[&str], why: &str| -> Result<()> {
+            let (ok, said) = self.oda(args)?;
+            ensure!(!ok && said.contains(why), "oda {} was to be refused, {why}: {said}", args.join(" "));
+            Ok(())
+        };
+        told(&["ledger", "export", "--datadir", &datadir, &file])?;
+        refused(&["ledger", "export", "--datadir", &datadir, &file], "a name that is free")?;
+        let offline = ["--json", "ledger", "verify", "--file", &file, "--genesis", &genesis];
+        let whole = told(&offline)?;
+        ensure!(whole == told(&["--json", "ledger", "verify", "--datadir", &datadir])?, "{whole}");
+
+        let import = ["ledger", "import", "--datadir", &datadir, &file];
+        let good = std::fs::read(&path)?;
+        std::fs::remove_dir_all(dir.join("ledger"))?;
+        let mut bad = good.clone();
+        bad[good.len() / 2] ^= 1;
+        std::fs::write(&path, bad)?;
+        ensure!(!self.oda(&offline)?.0 && !self.oda(&import)?.0, "a damaged file was believed");
+        std::fs::write(&path, &good[..good.len() - 9])?;
+        refused(&offline, "cut off")?;
+        std::fs::write(&path, &good)?;
+        let half = told(&import)?; // what came before the damage is there already
+        ensure!(half.contains("blocks added") && !half.starts_with("0 "), "{half}");
+        ensure!(told(&import)?.starts_with("0 blocks"), "it was added twice");
+        ensure!(whole == told(&["--json", "ledger", "verify", "--datadir", &datadir])?, "{whole}");
+        told(&["ledger", "repair", "--datadir", &datadir])?;
+        Ok(())
+    }
+
     /// L4: records of the ledger, shown offline from the genesis file alone; a changed file shows nothing.
     async fn prove(&mut self) -> Result<()> {
         let genesis = self.network.dir().join("genesis.json").display().to_string();
@@ -78,12 +131,10 @@ impl Story {
         let file = |name: &str| self.network.dir().join(name).display().to_string();
         let (old, new) = (file("old.proof"), file("new.proof"));
         let get = |story: &Self, what: &[&str], out: &str, more: &[&str]| {
-            let args = ["proof", "get"].iter().chain(what).chain(&["--genesis", &genesis, "--rpc", &rpc, "--out", out]);
-            story.oda(&args.chain(more).copied().collect::<Vec<_>>())
+            story.oda(&[&["proof", "get"], what, &["--genesis", &genesis, "--rpc", &rpc, "--out", out], more].concat())
         };
         let check = |story: &Self, more: &[&str]| {
-            let args = ["--json", "proof", "check", &new, "--genesis", &genesis];
-            story.oda(&args.iter().chain(more).copied().collect::<Vec<_>>())
+            story.oda(&[&["--json", "proof", "check", &new, "--genesis", &genesis], more].concat())
         };
         let (ok, said) = get(self, &["block", "1"], &old, &[])?;
         ensure!(ok && said.contains("attested by"), "{said}");
@@ -146,16 +197,12 @@ async fn play(story: &mut Story) -> Result<()> {
         }
     }
     story.balanced().await?;
-    // every honest claim that was revealed is paid; a busy machine may have kept one from being revealed in time
-    let honest: Vec<_> = story.network.file().of(Role::Trainer).filter(|n| !n.cheat).map(|n| n.node).collect();
-    let mut paid = 0;
-    for round in story.follower.over().values().filter(|r| r.result.is_some_and(|r| r.adopted)) {
-        for c in round.claims.iter().filter(|c| honest.contains(&c.node) && c.gain_unat.is_some()) {
-            ensure!(c.money == Money::Paid, "an honest claim was not paid: {c:?}");
-            paid += 1;
-        }
+    // every honest claim that was revealed is paid; a busy machine may keep some from being revealed in time
+    while story.honest_paid()? < 4 {
+        let over = story.follower.over().len();
+        ensure!(over < 8, "only {} honest claims were paid in {over} rounds", story.honest_paid()?);
+        story.rounds_over(over + 1).await?;
     }
-    ensure!(paid >= 4, "only {paid} honest claims were paid in {} rounds", story.follower.over().len());
     story.verify_chain(f.epoch)?;
     story.prove().await?;
 
@@ -167,7 +214,7 @@ async fn play(story: &mut Story) -> Result<()> {
     story.height("observer-0", height).await.context("a node that was away for epochs")?;
     story.same_ledger("observer-0", "validator-0").await?;
     story.network.stop("observer-0").await?;
-    std::fs::remove_dir_all(story.network.datadir("observer-0").join("ledger"))?;
+    story.carry("observer-0")?;
     story.network.start("observer-0")?;
     story.network.wait_ready("observer-0").await?;
     story.height("observer-0", height).await.context("a node with an empty disk")?;

@@ -32,24 +32,27 @@ pub const FOUND: &str = "\
 
 - **Never paid for more than was proven**: asserted in every one of these rounds; no head was credited beyond doubt \
 more than it gains on fresh data.
-- **Earn nothing**: noise, flipped signs, work on other data, tenfold inflation (refused by the norm cap), hoarded \
-deltas. **Earn no more than honesty**: copies, noisy copies, slices, averages, one run under 2 to 16 names with or \
-without a tenth of further steps.
-- **Earn more than honesty under the rules as shipped** (whole interval above 1; Fashion-MNIST). (1) *Inflating* \
-twofold: the probe step measures the delta as it was sent, while the head takes it clipped. (2) *Fewer steps*: AdamW \
-moves most in its first steps, so from round 4 on a tenth of the steps still passes z 4 in most claims and brings \
-about 0.6 of an honest probe gain, and 1.5 to 1.9 of one if inflated to half the usual norm. (3) *One run tuned for a \
-third of the steps under several names*, from round 4 on; hiding half of the weights brings cosines (0.33-0.44) down \
-to those of honest pairs (up to 0.36), so no cosine bound stops it. (4) *Training on the evaluation pool*, late: \
-whoever knows the pool raises its own probe gain.
-- **What closes them.** The probe gain saturates within a few steps, the excess of the own shard over the gate does \
-not: a tenth of the steps has a quarter of it, a third a little over half. So: clip a delta to the median norm \
-*before* anything is measured of it; split the pool by the lower bound of the excess (mean less z standard errors), \
-not by the probe gain; and refuse claims whose excess is below 0.8 of the lower median among claims that pass, or \
-below 0.75 of a figure fixed in the manifest from a test run. By either, no strategy's interval lies above 1 in any \
-stage, and no honest claim is lost that z 4 alone would have accepted, but for one with the fixed figure. What \
-remains is 1/3 of the steps at twice the rate: near 1 and within noise, because it is simply the better recipe; a \
-sponsor should state the cheapest recipe that trains well, and then there is nothing to shorten.
+- **Earn nothing under the rules as shipped**: noise, flipped signs, work on other data, tenfold inflation (refused by \
+the norm cap), hoarded deltas, a tenth of the steps. **Earn no more than honesty**: copies, noisy copies, slices, \
+averages, inflation, one run under 2 to 16 names with or without further steps, weights hidden or not.
+- **Earn more than honesty still** (whole interval above 1 in a stage): a third of the steps at twice the rate, from \
+round 9 on (Fashion-MNIST, 2.6 times per unit of work; over all rounds 1.8 ± 0.9), and two thirds of the steps, from \
+round 9 on (bytes, 1.9 times). Both are less training than the manifest asks for that learns the shard as well: a better \
+recipe rather than less work. A sponsor should state the cheapest recipe that trains well, and then there is nothing to \
+shorten. Of some 200 intervals at 95 % a few lie above 1 by chance: one run under two names cannot earn more than one, \
+and shows 1.12 ± 0.08 in one stage of bytes.
+- **What the rules before these paid** (z 4, cosine 0.8, pay by the probe gain of the delta as it was sent; first row of \
+the tables of rules). (1) *Inflating* twofold earned twice as much. (2) *Fewer steps*: AdamW moves most in its first \
+steps, so from round 4 on a tenth of them passes z 4 in most claims and earned 6 times an honest part per unit of work, \
+inflated 18 times. (3) *One run tuned for a third of the steps under several names*; hiding half of the weights brings \
+cosines (0.33-0.44) down to those of honest pairs (up to 0.37), so no cosine bound stops it. (4) *Training on the \
+evaluation pool*, late: whoever knows the pool raises its own probe gain.
+- **What closed them.** The probe gain saturates within a few steps, the excess of the own shard over the gate does \
+not: a tenth of the steps has a quarter of it, a third a little over half. So a delta is clipped to the median norm \
+*before* anything is measured of it, and a claim whose excess is below 0.75 of the lower median among claims that pass \
+is refused (`least_work_milli`; the tables try 0.6 and 0.8). It costs 2 of 120 honest claims of Fashion-MNIST at \
+0.8. Paying by the lower bound of the excess would be steeper still, and pays honest trainers by luck: its spread within a \
+round is 0.3 of the mean instead of 0.07.
 - **The limit of the median**: it is the honest ones' only while they are the larger part of what passes. Where lazy \
 names are as many, it is theirs, and the rows without it apply. The fixed figure has no such limit, but must be \
 measured for each model.

@@ -51,7 +51,7 @@ const fn fixed(name: &'static str, of_fixed: f64, weight: Weight) -> Rule {
 
 /// The rules that were tried; the first is the one in force when the claims were measured.
 const ALTERNATIVES: [Rule; 19] = [
-    rule("as shipped: z 4, cosine 0.8, probe gain", 4.0, 800, false, 0.0, Weight::Probe),
+    rule("the rules before: z 4, cosine 0.8, probe gain", 4.0, 800, false, 0.0, Weight::Probe),
     rule("cosine 0.6", 4.0, 600, false, 0.0, Weight::Probe),
     rule("z 3", 3.0, 800, false, 0.0, Weight::Probe),
     rule("z 6", 6.0, 800, false, 0.0, Weight::Probe),

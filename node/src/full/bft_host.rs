@@ -2,6 +2,7 @@
 
 use super::{Core, Timer};
 use crate::clock::now_ms;
+use crate::ledger_file::batch;
 use crate::net::{Topic, Verdict};
 use anyhow::{Context, Result};
 use oda_consensus::bft::{
@@ -9,11 +10,10 @@ use oda_consensus::bft::{
 };
 use oda_consensus::codec;
 use oda_consensus::engine::validator::ValidatorInput;
-use oda_consensus::ids::BlockHash;
 use oda_consensus::state::{Applied, BlockError};
 use oda_consensus::tx::Block;
 use oda_consensus::wire::DecidedBlock;
-use oda_storage::{BlockRecord, EntryChange, LedgerStore};
+use oda_storage::LedgerStore;
 use rand_core::RngCore as _;
 use std::collections::VecDeque;
 use tokio::time::{Duration, Instant};
@@ -214,12 +214,8 @@ impl Core {
             }
         };
         let (_, next, Applied { entries, appended }) = tried.context("the result of a block is lost")?;
-        let changes: Vec<EntryChange> =
-            entries.iter().map(|e| EntryChange { key: e.key(), value: Some(e.value()) }).collect();
-        let prev = if header.height == 1 { BlockHash(header.chain.0) } else { header.prev };
-        let (height, hash, bytes) = (header.height, header.hash(), codec::encode(&decided));
-        let record = BlockRecord { height, hash, prev, bytes, log: appended };
-        self.ledger_mut().append(&record, &changes).context("writing a block")?;
+        let (block, changes) = batch(&decided, &entries, appended);
+        self.ledger_mut().append(&block, &changes).context("writing a block")?;
         self.shared.replace(next);
         self.mempool.prune(&self.shared.state(), &decided.block.txs);
         let _ = self.shared.blocks.send(header.height);

@@ -294,7 +294,7 @@ impl FullNode {
 }
 
 /// Loads the stored entries and checks that they are the state of the stored tip (D3).
-fn restore(state: &mut State, store: &RocksLedger) -> Result<()> {
+pub(crate) fn restore(state: &mut State, store: &RocksLedger) -> Result<()> {
     let mut problem = None;
     store.entries(&mut |key, value| match Entry::decode(key, value) {
         Ok(entry) => {
