@@ -83,6 +83,8 @@ enum Command {
     Status(RpcArgs),
     /// Peers of a running full node.
     Peers(RpcArgs),
+    /// A full node's view of the network on this terminal, kept up to date: rounds, claims, loss, earnings, peers.
+    Top(RpcArgs),
     /// Show the effective configuration.
     Config(DataDir),
     /// Print a completion script for a shell.
@@ -331,6 +333,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Wallet(args) => crate::wallet_cli::run(args, money, json).await,
         Command::Status(r) => query::status(&r.rpc, json).await,
         Command::Peers(r) => query::peers(&r.rpc, json).await,
+        Command::Top(r) => crate::top::run(&r.rpc, stop_signal()?).await,
         Command::Config(args) => {
             let config = Config::load(&args.datadir)?;
             if json {

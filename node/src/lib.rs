@@ -26,10 +26,12 @@ pub mod rpc;
 pub mod seeds;
 pub mod sponsor;
 mod submissions;
+pub mod top;
 pub mod verify;
 pub mod verify_chain;
 pub mod wallet;
 pub mod wallet_cli;
 pub mod wallet_socket;
+pub mod web;
 #[cfg(test)]
 mod wallet_tests;

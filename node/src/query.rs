@@ -425,7 +425,7 @@ pub async fn model(url: &str, id: ModelId, json: bool) -> Result<()> {
     Ok(())
 }
 
-fn verdict(v: &Value) -> String {
+pub(crate) fn verdict(v: &Value) -> String {
     match v {
         Value::String(s) => s.replace('_', " "),
         Value::Object(o) => o

@@ -546,7 +546,8 @@ pub async fn serve(
     blocks: Arc<dyn LedgerReader>,
 ) -> Result<(ServerHandle, SocketAddr)> {
     let config = ServerConfig::builder().max_request_body_size(MAX_REQUEST_BYTES).max_connections(128).build();
-    let server = Server::builder().set_config(config).build(listen).await.with_context(|| {
+    let page = tower::ServiceBuilder::new().layer(crate::web::WebLayer);
+    let server = Server::builder().set_config(config).set_http_middleware(page).build(listen).await.with_context(|| {
         format!("RPC address {listen} cannot be used (is it taken?): stop the other process or change [rpc] listen")
     })?;
     let address = server.local_addr()?;
