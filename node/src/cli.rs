@@ -85,6 +85,16 @@ enum Command {
     Peers(RpcArgs),
     /// A full node's view of the network on this terminal, kept up to date: rounds, claims, loss, earnings, peers.
     Top(RpcArgs),
+    /// Stop a running full node of this machine, as SIGTERM does.
+    Stop {
+        /// Data directory of the node: its cookie shows that it is yours.
+        #[arg(long, env = "ODA_DATADIR")]
+        datadir: PathBuf,
+        #[command(flatten)]
+        rpc: RpcArgs,
+    },
+    /// Print the reference of the RPC interface; with --json as OpenRPC document.
+    RpcDoc,
     /// Show the effective configuration.
     Config(DataDir),
     /// Print a completion script for a shell.
@@ -334,6 +344,12 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Status(r) => query::status(&r.rpc, json).await,
         Command::Peers(r) => query::peers(&r.rpc, json).await,
         Command::Top(r) => crate::top::run(&r.rpc, stop_signal()?).await,
+        Command::Stop { datadir, rpc } => query::stop(&rpc.rpc, &datadir).await,
+        Command::RpcDoc if json => query::print_json(&rpc::doc::openrpc()),
+        Command::RpcDoc => {
+            print!("{}", rpc::doc::markdown());
+            Ok(())
+        }
         Command::Config(args) => {
             let config = Config::load(&args.datadir)?;
             if json {
@@ -359,21 +375,28 @@ async fn full_node(config: Config, datadir: PathBuf, validator: bool) -> Result<
     let mut stop = stop_signal()?;
     let mut node = FullNode::start(&config, &datadir, validator).await?;
     let blocks: Arc<dyn LedgerReader> = Arc::new(node.reader());
-    let (server, address) = match rpc::serve(config.rpc.listen, node.shared.clone(), blocks).await {
-        Ok(served) => served,
+    let served = rpc::serve(&config.rpc, rpc::Limits::default(), &datadir, node.shared.clone(), blocks).await;
+    let server = match served {
+        Ok(server) => server,
         Err(error) => {
             node.stop().await?;
             return Err(error);
         }
     };
-    tracing::info!(%address, "JSON-RPC");
-    println!("node {} ready, JSON-RPC on http://{address}", node.shared.me);
-    let result = tokio::select! {
-        result = node.wait() => return result,
-        _ = stop.changed() => node.stop().await,
+    tracing::info!(address = %server.address, "JSON-RPC");
+    println!("node {} ready, JSON-RPC on http://{}", node.shared.me, server.address);
+    let shared = node.shared.clone();
+    let ended = tokio::select! {
+        result = node.wait() => Some(result),
+        _ = stop.changed() => None,
+        () = shared.asked_to_stop() => None,
     };
-    let _ = server.stop();
-    result
+    // calls under way may need the node, so they are answered before it stops
+    server.stop().await;
+    match ended {
+        Some(result) => result,
+        None => node.stop().await,
+    }
 }
 
 /// Changes when the process is asked to stop (SIGINT, SIGTERM) or its standard input, if told to

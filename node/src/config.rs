@@ -95,14 +95,22 @@ impl Default for Blobs {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rpc {
-    /// Address of the HTTP server.
+    /// Address of the HTTP and WebSocket server.
+    #[serde(default = "default_rpc")]
     pub listen: SocketAddr,
+    /// Names under which it may be asked, besides localhost and IP addresses, and whose web pages may ask it.
+    #[serde(default)]
+    pub hosts: Vec<String>,
 }
 
 impl Default for Rpc {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8645)) }
+        Self { listen: default_rpc(), hosts: Vec::new() }
     }
+}
+
+fn default_rpc() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8645))
 }
 
 /// The wallet.
@@ -345,6 +353,9 @@ impl Config {
         if self.trainer.cheat && self.network != BitcoinNetwork::Regtest {
             bail!("[trainer] cheat is for regtest networks only: remove it or set network = \"regtest\"");
         }
+        if let Some(host) = self.rpc.hosts.iter().find(|h| !is_host_name(h)) {
+            bail!("[rpc] hosts: {host:?} is no host name: write the name alone, without http:// and port");
+        }
         let submissions = self.sponsor.as_ref().and_then(|s| s.submissions.as_ref());
         if let Some(s) = submissions.filter(|s| !s.public().is_sound()) {
             bail!("[sponsor.submissions] url = {:?} is no address: write http://host:port", s.url);
@@ -393,6 +404,11 @@ impl Config {
     }
 }
 
+fn is_host_name(text: &str) -> bool {
+    let letter = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    !text.is_empty() && text.len() <= 253 && text.chars().all(letter)
+}
+
 /// Reads and checks a genesis file.
 ///
 /// # Errors
@@ -425,6 +441,16 @@ mod tests {
         assert!(error.contains("lisen") && error.contains("oda.toml"), "{error}");
         let error = format!("{:#}", load(&format!("colour = 1\n{GOOD}")).unwrap_err());
         assert!(error.contains("colour"), "{error}");
+    }
+
+    #[test]
+    fn hosts_are_names() {
+        let hosts = |list: &str| load(&format!("{GOOD}[rpc]\nhosts = {list}\n"));
+        assert_eq!(hosts("[\"node.example\"]").unwrap().rpc.hosts, ["node.example"]);
+        for bad in ["http://node.example", "node.example:80", "*", ""] {
+            let error = format!("{:#}", hosts(&format!("[{bad:?}]")).unwrap_err());
+            assert!(error.contains("[rpc] hosts"), "{bad}: {error}");
+        }
     }
 
     #[test] // P8

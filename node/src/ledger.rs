@@ -24,6 +24,12 @@ pub trait LedgerReader: Send + Sync + 'static {
     /// If the store fails.
     fn version(&self, key: &[u8], upto: u64) -> Result<Option<Version>, String>;
 
+    /// The versions of an entry from a height on, oldest first, at most so many.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn versions(&self, key: &[u8], from: u64, most: usize) -> Result<Vec<Version>, String>;
+
     /// A node of the log of records (L4).
     ///
     /// # Errors

@@ -32,6 +32,6 @@ pub mod verify_chain;
 pub mod wallet;
 pub mod wallet_cli;
 pub mod wallet_socket;
-pub mod web;
 #[cfg(test)]
 mod wallet_tests;
+pub mod web;

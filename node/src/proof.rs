@@ -231,7 +231,7 @@ async fn fetch(args: &GetArgs) -> Result<ChainFile> {
     let mut file = ChainFile { checkpoint: Some(unhex(&found.checkpoint)?), ..ChainFile::default() };
     file.record = Some(unhex(&found.record)?);
     loop {
-        let more = asked(url, client.handovers(file.links.len() as u64).await)?;
+        let more = asked(url, client.handovers(None, Some(file.links.len() as u64)).await)?;
         if more.is_empty() {
             break;
         }
@@ -253,7 +253,7 @@ fn unhex<T: codec::Record>(text: &str) -> Result<T> {
 }
 
 /// An entry for people.
-fn entry_json(entry: &Entry) -> Result<(&'static str, Value)> {
+pub(crate) fn entry_json(entry: &Entry) -> Result<(&'static str, Value)> {
     Ok(match entry {
         Entry::Tip(v) => ("block", serde_json::to_value(v)?),
         Entry::Model(v) => ("model", serde_json::to_value(v)?),

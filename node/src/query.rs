@@ -1,28 +1,70 @@
 //! What `oda` asks a running full node, as tables for people or JSON for programs.
 
-use crate::rpc::{ApiClient, BlockInfo, VerifyReport};
+use crate::rpc::{ApiClient, BlockInfo, ClaimInfo, CreditCursor, VerifyReport};
 use anyhow::{Context, Result};
-use jsonrpsee::http_client::{HttpClient, HttpClientBuilder};
+use jsonrpsee::core::client::Error as ClientError;
+use jsonrpsee::http_client::{HeaderMap, HeaderValue, HttpClient, HttpClientBuilder};
 use oda_consensus::codec;
 use oda_consensus::ids::{ClaimId, ModelId};
 use oda_consensus::tx::SignedTx;
 use serde::Serialize;
 use serde_json::Value;
 
+/// Most items of a list that are fetched page by page.
+const MAX_ITEMS: usize = 1 << 20;
+
 pub(crate) fn client(url: &str) -> Result<HttpClient> {
+    client_with(url, HeaderMap::new())
+}
+
+fn client_with(url: &str, headers: HeaderMap) -> Result<HttpClient> {
     HttpClientBuilder::default()
+        .set_headers(headers)
         .request_timeout(std::time::Duration::from_secs(600))
         .build(url)
         .with_context(|| format!("{url} is not an RPC address: use http://HOST:PORT"))
 }
 
 /// Turns a failed call into one line that says what to do.
-pub(crate) fn asked<T>(url: &str, result: Result<T, jsonrpsee::core::client::Error>) -> Result<T> {
-    use jsonrpsee::core::client::Error;
+pub(crate) fn asked<T>(url: &str, result: Result<T, ClientError>) -> Result<T> {
     result.map_err(|error| match error {
-        Error::Call(e) => anyhow::anyhow!("{}", e.message()),
+        ClientError::Call(e) => anyhow::anyhow!("{}", e.message()),
         other => anyhow::anyhow!("no full node answers on {url} ({other}): start one, or give its address with --rpc"),
     })
+}
+
+/// A whole list, page by page; `cursor` is the name of an item.
+async fn all<T, C>(
+    url: &str,
+    page: impl AsyncFn(Option<C>) -> Result<Vec<T>, ClientError>,
+    cursor: impl Fn(&T) -> Option<C>,
+) -> Result<Vec<T>> {
+    let mut items = Vec::new();
+    while items.len() < MAX_ITEMS {
+        let after = items.last().map(|last| cursor(last).context(format!("{url} answers with an item without a name")));
+        let next = asked(url, page(after.transpose()?).await)?;
+        if next.is_empty() {
+            return Ok(items);
+        }
+        items.extend(next);
+    }
+    anyhow::bail!("{url} has more than {MAX_ITEMS} items: ask for a part of them")
+}
+
+fn claim_of(info: &ClaimInfo) -> Option<ClaimId> {
+    info.claim["id"].as_str()?.parse().ok()
+}
+
+/// `oda stop`.
+///
+/// # Errors
+/// If the node does not answer, or is not the one of this data directory.
+pub async fn stop(url: &str, datadir: &std::path::Path) -> Result<()> {
+    let mut header = HeaderValue::from_str(&crate::rpc::read_authorization(datadir)?)?;
+    header.set_sensitive(true);
+    let client = client_with(url, HeaderMap::from_iter([(http::header::AUTHORIZATION, header)]))?;
+    asked(url, client.stop().await)?;
+    Ok(())
 }
 
 /// `oda ledger audit`.
@@ -31,14 +73,11 @@ pub(crate) fn asked<T>(url: &str, result: Result<T, jsonrpsee::core::client::Err
 /// If the node does not answer, or something differs.
 pub async fn audit(url: &str, books: Option<&crate::audit::Books>, json: bool) -> Result<()> {
     let client = client(url)?;
-    let models = asked(url, client.models().await)?;
+    let models = all(url, async |after| client.models(None, after).await, |m| Some(m.id)).await?;
     let mut claims = Vec::new();
-    for model in &models {
-        let rounds = model.state["round"]["number"].as_u64().unwrap_or(0);
-        for round in 1..=rounds {
-            let of_round = asked(url, client.claims(model.id, round).await)?;
-            claims.extend(of_round.into_iter().map(|claim| (model.id, claim)));
-        }
+    for model in models.iter().map(|m| m.id) {
+        let of_model = all(url, async |after| client.claims(model, None, None, after).await, claim_of).await?;
+        claims.extend(of_model.into_iter().map(|claim| (model, claim)));
     }
     let audit = crate::audit::audit(&models, &claims, books)?;
     if json {
@@ -188,7 +227,8 @@ fn text(v: &Value) -> String {
 /// # Errors
 /// If the node does not answer.
 pub async fn peers(url: &str, json: bool) -> Result<()> {
-    let peers = asked(url, client(url)?.peers().await)?;
+    let client = client(url)?;
+    let peers = all(url, async |after| client.peers(None, after).await, |p| Some(p.node)).await?;
     if json {
         return print_json(&peers);
     }
@@ -268,7 +308,7 @@ const BLOCK_HEADER: [&str; 6] = ["BLOCK", "TIME", "VOTES", "KIND", "SIGNER", "AB
 /// # Errors
 /// If the node does not answer.
 pub async fn tail(url: &str, limit: u32, empty: bool, json: bool) -> Result<()> {
-    let blocks = asked(url, client(url)?.blocks(None, limit, empty).await)?;
+    let blocks = asked(url, client(url)?.blocks(None, Some(limit), Some(empty)).await)?;
     if json {
         return print_json(&blocks);
     }
@@ -298,7 +338,9 @@ pub async fn block(url: &str, height: u64, json: bool) -> Result<()> {
 /// # Errors
 /// If the node does not answer.
 pub async fn credit(url: &str, model: Option<ModelId>, json: bool) -> Result<()> {
-    let credit = asked(url, client(url)?.credit(model).await)?;
+    let client = client(url)?;
+    let cursor = |c: &crate::rpc::CreditInfo| Some(CreditCursor { model: c.model, trainer: c.trainer });
+    let credit = all(url, async |after| client.credit(model, None, after, None).await, cursor).await?;
     if json {
         return print_json(&credit);
     }
@@ -347,7 +389,8 @@ pub fn print_verify(report: &VerifyReport, json: bool) -> Result<()> {
 /// # Errors
 /// If the node does not answer.
 pub async fn models(url: &str, json: bool) -> Result<()> {
-    let models = asked(url, client(url)?.models().await)?;
+    let client = client(url)?;
+    let models = all(url, async |after| client.models(None, after).await, |m| Some(m.id)).await?;
     if json {
         return print_json(&models);
     }
@@ -377,7 +420,7 @@ pub async fn models(url: &str, json: bool) -> Result<()> {
 pub async fn model(url: &str, id: ModelId, json: bool) -> Result<()> {
     let client = client(url)?;
     let model = asked(url, client.model(id).await)?;
-    let outcomes = asked(url, client.outcomes(id, 0, crate::rpc::MAX_PAGE).await)?;
+    let outcomes = asked(url, client.outcomes(id, None, None).await)?;
     if json {
         return print_json(&serde_json::json!({ "model": model, "outcomes": outcomes }));
     }

@@ -95,7 +95,7 @@ fn the_policy_lets_the_browser_load_nothing_else() {
 #[test]
 fn every_method_the_page_calls_is_one_the_node_has() {
     let offered: Vec<String> =
-        between(include_str!("../src/rpc.rs"), "#[method(name = \"", '"').into_iter().map(String::from).collect();
+        between(include_str!("../src/rpc/api.rs"), "#[method(name = \"", '"').into_iter().map(String::from).collect();
     let mut called = 0;
     for path in PATHS.iter().filter(|p| p.ends_with(".js")) {
         for method in between(&text(path), "call('", '\'') {

@@ -67,6 +67,16 @@ impl LedgerReader for StoreReader {
     fn version(&self, key: &[u8], upto: u64) -> Result<Option<Version>, String> {
         self.read(|ledger| ledger.version(key, upto))
     }
+    fn versions(&self, key: &[u8], from: u64, most: usize) -> Result<Vec<Version>, String> {
+        let mut found = Vec::new();
+        self.read(|ledger| {
+            ledger.versions(key, from, &mut |version| {
+                found.push(version);
+                if found.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })
+        })?;
+        Ok(found)
+    }
     fn log_node(&self, index: u64) -> Result<Option<Digest>, String> {
         self.read(|ledger| ledger.log_node(index))
     }
@@ -91,6 +101,8 @@ pub(crate) enum CoreEvent {
     Answer(NodeId, Box<Response>),
     /// The RPC server passes on a transaction.
     Submit(Box<SignedTx>, tokio::sync::oneshot::Sender<Result<(), String>>),
+    /// The node's owner refuses a peer for a while.
+    Ban(NodeId, Duration),
 }
 
 /// What makes a full node a validator.
@@ -496,6 +508,10 @@ impl Core {
             CoreEvent::Answer(peer, response) => self.on_answer(peer, *response),
             CoreEvent::Submit(tx, reply) => {
                 let _ = reply.send(self.submit_signed(*tx).map_err(|e| e.to_string()));
+                Ok(())
+            }
+            CoreEvent::Ban(peer, time) => {
+                self.net.ban(peer, time);
                 Ok(())
             }
         }

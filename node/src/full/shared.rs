@@ -7,8 +7,10 @@ use oda_consensus::state::State;
 use oda_consensus::tx::SignedTx;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use std::time::Duration;
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
 /// A peer as `oda peers` shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -53,6 +55,7 @@ pub struct Shared {
     /// Heights of new blocks.
     pub blocks: broadcast::Sender<u64>,
     events: mpsc::Sender<CoreEvent>,
+    stop: Notify,
 }
 
 #[derive(Default)]
@@ -66,7 +69,13 @@ struct Facts {
 impl Shared {
     pub(super) fn new(state: State, me: NodeId, validator: bool, events: mpsc::Sender<CoreEvent>) -> Self {
         let (blocks, _) = broadcast::channel(256);
-        Self { state: RwLock::new(state), facts: RwLock::default(), me, validator, blocks, events }
+        let (facts, stop) = (RwLock::default(), Notify::new());
+        Self { state: RwLock::new(state), facts, me, validator, blocks, events, stop }
+    }
+
+    /// A state without a node behind it: all of it can be read, and nothing is passed on. For tests of the RPC server.
+    pub fn detached(state: State, me: NodeId) -> Self {
+        Self::new(state, me, false, mpsc::channel(1).0)
     }
 
     /// The state after the last block.
@@ -74,12 +83,18 @@ impl Shared {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn replace(&self, state: State) {
+    /// Puts the state after another block in place; for [`Shared::blocks`] to be told then.
+    pub fn replace(&self, state: State) {
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
     fn facts(&self) -> RwLockReadGuard<'_, Facts> {
         self.facts.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts peers in place.
+    pub fn put_peers(&self, peers: Vec<PeerInfo>) {
+        self.facts.write().unwrap_or_else(PoisonError::into_inner).peers = peers;
     }
 
     pub(super) fn set_peers(&self, connected: &[NodeId], book: &PeerBook) {
@@ -89,14 +104,15 @@ impl Shared {
             let info = peers.entry(record.node).or_insert(PeerInfo { node: record.node, connected: false, role: None });
             info.role = Some(format!("{:?}", record.role).to_lowercase());
         }
-        self.facts.write().unwrap_or_else(PoisonError::into_inner).peers = peers.into_values().collect();
+        self.put_peers(peers.into_values().collect());
     }
 
     pub(super) fn set_mempool(&self, len: usize) {
         self.facts.write().unwrap_or_else(PoisonError::into_inner).mempool = len;
     }
 
-    pub(crate) fn set_payment(&self, payment: PaymentInfo) {
+    /// Puts a payment in place.
+    pub fn set_payment(&self, payment: PaymentInfo) {
         self.facts
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -104,7 +120,8 @@ impl Shared {
             .insert((payment.escrow, payment.tranche), payment);
     }
 
-    pub(crate) fn set_wallet(&self, wallet: crate::rpc::WalletInfo) {
+    /// Puts the wallet in place.
+    pub fn set_wallet(&self, wallet: crate::rpc::WalletInfo) {
         self.facts.write().unwrap_or_else(PoisonError::into_inner).wallet = Some(wallet);
     }
 
@@ -123,6 +140,12 @@ impl Shared {
         self.facts().payments.values().cloned().collect()
     }
 
+    /// The first payments behind one, ascending by escrow and tranche.
+    pub fn payments_after(&self, after: Option<(EscrowId, u8)>, most: usize) -> Vec<PaymentInfo> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.facts().payments.range((from, Bound::Unbounded)).take(most).map(|(_, p)| p.clone()).collect()
+    }
+
     /// This node's wallet, if it has one.
     pub fn wallet(&self) -> Option<crate::rpc::WalletInfo> {
         self.facts().wallet.clone()
@@ -139,5 +162,23 @@ impl Shared {
             .await
             .map_err(|_| "the node is stopping".to_string())?;
         answer.await.map_err(|_| "the node is stopping".to_string())?
+    }
+
+    /// Refuses a peer for a while; no time ends an earlier ban.
+    ///
+    /// # Errors
+    /// If the node is stopping.
+    pub async fn ban(&self, node: NodeId, time: Duration) -> Result<(), String> {
+        self.events.send(CoreEvent::Ban(node, time)).await.map_err(|_| "the node is stopping".to_string())
+    }
+
+    /// Asks whoever runs the node to stop it.
+    pub fn ask_to_stop(&self) {
+        self.stop.notify_one();
+    }
+
+    /// Waits until somebody has asked.
+    pub async fn asked_to_stop(&self) {
+        self.stop.notified().await;
     }
 }

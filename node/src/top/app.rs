@@ -154,7 +154,7 @@ impl App {
     pub fn shown_round(&self) -> Option<u64> {
         self.ask
             .round
-            .or_else(|| self.answer.as_ref().filter(|_| self.is_current()).map(|a| a.round))
+            .or_else(|| self.answer.as_ref().filter(|_| self.is_current()).map(|a| a.round).filter(|r| *r > 0))
             .or(self.last_round())
     }
 }

@@ -1,8 +1,8 @@
 //! `oda top`: a full node's view of the network on a terminal, kept up to date.
 //!
-//! The obvious way, drawing while asking, freezes the keys whenever the node is slow. Here asking is a task of its own; the
-//! screen is drawn from [`App`], which answers, keys and the clock change. The terminal is given back as it was however
-//! this ends: by a key, a signal, an error or a panic.
+//! The obvious way, drawing while asking, freezes the keys whenever the node is slow. Here asking is a task of its own;
+//! the screen is drawn from [`App`], which answers, keys and the clock change. The terminal is given back as it was
+//! however this ends: by a key, a signal, an error or a panic.
 
 mod app;
 mod draw;

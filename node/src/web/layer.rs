@@ -1,5 +1,5 @@
-//! Answers GET and HEAD for the page's paths before JSON-RPC sees them; everything else goes on, WebSocket upgrades (which
-//! are GET too) among it.
+//! Answers GET and HEAD for the page's paths before JSON-RPC sees them; everything else goes on, WebSocket upgrades
+//! (which are GET too) among it.
 
 use super::{HEADERS, page};
 use futures::future::{Either, Ready, ready};
@@ -26,9 +26,16 @@ pub struct Web<S> {
     inner: S,
 }
 
+/// Whether a request is for the page.
+pub fn serves<R>(request: &Request<R>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD)
+        && !request.headers().contains_key(UPGRADE)
+        && page(request.uri().path()).is_some()
+}
+
 /// The answer to a request for the page.
 fn answer<R, B: From<Vec<u8>>>(request: &Request<R>) -> Option<Response<B>> {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) || request.headers().contains_key(UPGRADE) {
+    if !serves(request) {
         return None;
     }
     let (content_type, bytes) = page(request.uri().path())?;

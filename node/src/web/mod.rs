@@ -1,4 +1,5 @@
-//! The page a full node serves: who makes which model better by how much, and is paid for it, for anyone with a browser.
+//! The page a full node serves: who makes which model better by how much, and is paid for it, for anyone with a
+//! browser.
 //!
 //! The obvious way, a framework and a build step, makes thousands of strangers' files part of a node that holds money.
 //! This is fifty kilobytes: plain HTML, CSS and JavaScript modules compiled into the program, which
@@ -7,7 +8,7 @@
 
 mod layer;
 
-pub use layer::{Web, WebLayer};
+pub use layer::{Web, WebLayer, serves};
 
 /// What the page may do: its own scripts, styles and icon, and calls to where it came from. No inline script or style,
 /// no frame around it, no form, no other origin.
