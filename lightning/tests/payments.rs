@@ -174,7 +174,32 @@ fn a_forced_close_is_accepted_by_the_chain(driver: RegtestDriver) {
     net.finish();
 }
 
+/// Coins can leave the wallet, or nobody could retire a node; and only to where they can be spent.
+fn coins_go_out_on_chain(driver: RegtestDriver) {
+    let net = Net::new(driver, false);
+    let to = net.trainer().new_address().unwrap();
+    let mainnet = "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4"; // BIP 173
+    for wrong in [mainnet, "", "bob", &to[1..]] {
+        let refused = net.sponsor.send_onchain(wrong, Some(50_000));
+        assert!(matches!(refused, Err(LightningError::BadBitcoinAddress(_))), "{wrong}");
+    }
+    let (had, theirs) = (net.sponsor.onchain_total_sat(), net.trainer().onchain_total_sat());
+    let too_much = net.sponsor.send_onchain(&to, Some(had + 1));
+    assert!(matches!(too_much, Err(LightningError::TooFewCoins { .. })), "{too_much:?}");
+    net.sponsor.send_onchain(&to, Some(50_000)).unwrap();
+    net.mine(1);
+    assert_eq!(net.trainer().onchain_total_sat(), theirs + 50_000);
+    let fee = had - 50_000 - net.sponsor.onchain_total_sat();
+    assert!((1..10_000).contains(&fee), "a fee of {fee} sat");
+    net.sponsor.send_onchain(&to, None).unwrap();
+    net.mine(1);
+    assert_eq!(net.sponsor.onchain_total_sat(), 0, "everything: there is no channel to keep coins for");
+    assert!(net.trainer().onchain_total_sat() > theirs + had - 20_000);
+    net.finish();
+}
+
 on_both_chains!(
+    coins_go_out_on_chain,
     claim_settles_on_both_sides_to_the_msat,
     fail_refunds_the_payer,
     a_restarted_payee_still_claims,

@@ -7,6 +7,7 @@ use crate::ledger::LedgerReader;
 use crate::report::{Reporter, Style};
 use crate::{ledger_file, lite, query, rpc, verify, verify_chain};
 use anyhow::{Context, Result};
+use clap::builder::BoolishValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use oda_consensus::genesis::BitcoinNetwork;
 use oda_consensus::ids::{ClaimId, ModelId};
@@ -21,7 +22,7 @@ use tokio::sync::watch;
 #[command(name = "oda", version, arg_required_else_help = true)]
 pub struct Cli {
     /// One JSON value on standard output instead of tables.
-    #[arg(long, global = true, env = "ODA_JSON")]
+    #[arg(long, global = true, env = "ODA_JSON", value_parser = BoolishValueParser::new())]
     pub json: bool,
     /// What to log to standard error: error, warn, info, debug, trace, or tracing directives.
     #[arg(
@@ -32,7 +33,7 @@ pub struct Cli {
     )]
     pub log: String,
     /// Confirm that the wallet may hold real bitcoin; needed on network "bitcoin", unless oda.toml says so.
-    #[arg(long, global = true, env = "ODA_I_KNOW_THIS_IS_REAL_MONEY")]
+    #[arg(long, global = true, env = "ODA_I_KNOW_THIS_IS_REAL_MONEY", value_parser = BoolishValueParser::new())]
     pub i_know_this_is_real_money: bool,
     /// The Bitcoin network that is meant: regtest, signet or bitcoin. A data directory of another one is refused.
     #[arg(long, global = true, env = "ODA_NETWORK", value_parser = network)]
@@ -117,7 +118,7 @@ struct NodeArgs {
     #[arg(long, env = "ODA_DATADIR")]
     datadir: PathBuf,
     /// Validate: sit in committees when drawn. A node the ledger does not know asks to be admitted.
-    #[arg(long, env = "ODA_VALIDATOR")]
+    #[arg(long, env = "ODA_VALIDATOR", value_parser = BoolishValueParser::new())]
     validator: bool,
 }
 
@@ -266,7 +267,8 @@ pub async fn run(cli: Cli) -> Result<()> {
             let words = Identity::create(&args.datadir)?;
             let id = Identity::load(&args.datadir)?.key.id();
             println!(
-                "node {id}\n\nWrite these words down; they restore identity and wallet and are not shown again:\n\n  {}",
+                "node {id}\npeer {}\n\nWrite these words down; they restore identity and wallet and are not shown again:\n\n  {}",
+                crate::net::peer_id(id).map(|peer| peer.to_string()).unwrap_or_default(),
                 *words
             );
             Ok(())
@@ -388,7 +390,10 @@ async fn full_node(config: Config, datadir: PathBuf, validator: bool) -> Result<
     let shared = node.shared.clone();
     let ended = tokio::select! {
         result = node.wait() => Some(result),
-        _ = stop.changed() => None,
+        _ = stop.changed() => {
+            tracing::info!("asked to stop");
+            None
+        }
         () = shared.asked_to_stop() => None,
     };
     // calls under way may need the node, so they are answered before it stops

@@ -4,7 +4,16 @@ use clap::Parser as _;
 
 fn main() -> std::process::ExitCode {
     let cli = oda_node::cli::Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_new(&cli.log).unwrap_or_else(|_| "info".into());
+    let filter = match tracing_subscriber::EnvFilter::try_new(&cli.log) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!(
+                "oda: --log {}: {error}; give a level such as info, or directives such as oda_node=debug",
+                cli.log
+            );
+            return std::process::ExitCode::from(2);
+        }
+    };
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
         logs.init()

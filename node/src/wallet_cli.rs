@@ -54,6 +54,13 @@ enum WalletCommand {
     },
     /// A new bitcoin address to fund the wallet.
     Address,
+    /// Send coins on chain, out of this wallet.
+    Send {
+        /// A bitcoin address.
+        address: String,
+        /// How much, sat; or "all", but for what open channels keep back for their fees.
+        amount: String,
+    },
     /// Open a channel.
     Open {
         /// NODE_ID@HOST:PORT of the peer.
@@ -124,7 +131,8 @@ enum WalletCommand {
 struct Backup {
     /// For whoever finds it.
     about: String,
-    wallet: StaticBackup,
+    /// None of a node without a wallet.
+    wallet: Option<StaticBackup>,
     /// Seeds of a validator's committee seats, sealed to the node's own key: epoch and hex.
     committee_keys: Vec<(u64, String)>,
 }
@@ -211,6 +219,9 @@ pub async fn run(args: WalletArgs, money: MoneyFlags, json: bool) -> Result<()> 
             "--show-mnemonic shows the words on a terminal only: whoever reads them has the money"
         );
     }
+    if let (WalletCommand::Backup { to, show_mnemonic }, None) = (&args.command, &config.lightning) {
+        return back_up(None, to, *show_mnemonic, &datadir, json); // a validator has no wallet, but committee keys
+    }
     let purse = Purse::open(&config, &datadir).await?;
     let done = carry_out(&purse, args.command, &datadir, json).await;
     purse.close().await?;
@@ -234,6 +245,15 @@ async fn carry_out(purse: &Purse, command: WalletCommand, datadir: &Path, json: 
             let answer = purse.ask(Request::Address).await?;
             let text = text(&answer, "address");
             show(answer, text)
+        }
+        WalletCommand::Send { address, amount } => {
+            let sat = match amount.as_str() {
+                "all" => None,
+                sat => Some(sat.parse().context("how much? give a number of satoshi, or \"all\"")?),
+            };
+            let answer = purse.ask(Request::Send { address, sat }).await?;
+            let sent = format!("sent in transaction {}", text(&answer, "txid"));
+            show(answer, sent)
         }
         WalletCommand::Open { peer, sat } => {
             let (node_id, address) =
@@ -294,23 +314,27 @@ async fn carry_out(purse: &Purse, command: WalletCommand, datadir: &Path, json: 
         }
         WalletCommand::Backup { to, show_mnemonic } => {
             let wallet = serde_json::from_value(purse.ask(Request::Backup).await?)?;
-            let backup = Backup { about: WHAT_A_BACKUP_IS.into(), wallet, committee_keys: seeds::export(datadir)? };
-            write_secret(&to, serde_json::to_string_pretty(&backup)?.as_bytes())?;
-            let (channels, keys) = (backup.wallet.channels.len(), backup.committee_keys.len());
-            show(
-                json!({ "written": to, "channels": channels, "committee_keys": keys }),
-                format!("{}: {channels} channels, {keys} committee keys\n\n{WHAT_A_BACKUP_IS}", to.display()),
-            )?;
-            if show_mnemonic {
-                println!(
-                    "\nThe words, from which everything derives; keep them on paper:\n\n  {}",
-                    *Identity::words(datadir)?
-                );
-            }
-            Ok(())
+            back_up(Some(wallet), &to, show_mnemonic, datadir, json)
         }
         WalletCommand::Restore { .. } => bail!("restore opens the wallet itself"), // handled before
     }
+}
+
+/// Writes down what the words do not restore.
+fn back_up(wallet: Option<StaticBackup>, to: &Path, show_words: bool, datadir: &Path, json: bool) -> Result<()> {
+    let backup = Backup { about: WHAT_A_BACKUP_IS.into(), wallet, committee_keys: seeds::export(datadir)? };
+    write_secret(to, serde_json::to_string_pretty(&backup)?.as_bytes())?;
+    let channels = backup.wallet.as_ref().map_or(0, |w| w.channels.len());
+    let keys = backup.committee_keys.len();
+    if json {
+        return print_json(&json!({ "written": to, "channels": channels, "committee_keys": keys }));
+    }
+    println!("{}: {channels} channels, {keys} committee keys\n\n{WHAT_A_BACKUP_IS}", to.display());
+    if show_words {
+        let words = Identity::words(datadir)?;
+        println!("\nThe words, from which everything derives; keep them on paper:\n\n  {}", *words);
+    }
+    Ok(())
 }
 
 /// Waits for the end of a payment.
@@ -334,12 +358,17 @@ pub(crate) async fn restore(
     json: bool,
 ) -> Result<()> {
     let backup = from.map(read_backup).transpose()?;
-    if let Some(backup) = &backup {
+    let lost = backup.as_ref().and_then(|b| b.wallet.as_ref());
+    if let Some(wallet) = lost {
         ensure!(
-            backup.wallet.network == config.network,
+            wallet.network == config.network,
             "the backup is of network {:?}, oda.toml says {:?}: use the data directory of the right network",
-            backup.wallet.network,
+            wallet.network,
             config.network
+        );
+        ensure!(
+            config.lightning.is_some(),
+            "the backup has a wallet: restore it with a [lightning] section in oda.toml"
         );
     }
     let words = words()?;
@@ -347,6 +376,14 @@ pub(crate) async fn restore(
     drop(words);
     if let Some(backup) = &backup {
         seeds::import(datadir, &backup.committee_keys, &identity.encryption)?;
+    }
+    if config.lightning.is_none() {
+        let (node, keys) = (identity.key.id(), backup.map_or(0, |b| b.committee_keys.len()));
+        if json {
+            return print_json(&json!({ "node": node, "committee_keys": keys }));
+        }
+        println!("node {node} restored with {keys} committee keys; it has no wallet");
+        return Ok(());
     }
     eprintln!(
         "looking for coins on the chain: seconds with Esplora or Electrum, hours to days with a bitcoind on mainnet"
@@ -364,17 +401,17 @@ pub(crate) async fn restore(
     let purse = Purse::Own(wallet.clone());
     let synced = wallet.clone();
     wallet::blocking(move || synced.sync()).await?.context("the coins are looked for again at the next start")?;
-    let answered = match &backup {
+    let answered = match lost {
         None => 0,
-        Some(b) => {
-            let answer = purse.ask(Request::Reconnect { backup: b.wallet.clone() }).await?;
+        Some(lost) => {
+            let answer = purse.ask(Request::Reconnect { backup: lost.clone() }).await?;
             // a peer notices a lost channel when it hears from us; give each the time to say so
-            tokio::time::sleep(Duration::from_secs(if b.wallet.peers.is_empty() { 0 } else { 5 })).await;
+            tokio::time::sleep(Duration::from_secs(if lost.peers.is_empty() { 0 } else { 5 })).await;
             answer["answered"].as_u64().unwrap_or(0)
         }
     };
     let onchain_sat = wallet.onchain_total_sat();
-    let (channels, peers) = backup.map_or((0, 0), |b| (b.wallet.channels.len(), b.wallet.peers.len()));
+    let (channels, peers) = lost.map_or((0, 0), |b| (b.channels.len(), b.peers.len()));
     purse.close().await?;
     if json {
         return print_json(&json!({
@@ -539,6 +576,7 @@ mod tests {
             peers: Vec::new(),
             channels: Vec::new(),
         };
+        let wallet = Some(wallet);
         let backup = Backup { about: WHAT_A_BACKUP_IS.into(), wallet, committee_keys: vec![(3, "00".into())] };
         write_secret(&file, serde_json::to_string(&backup).unwrap().as_bytes()).unwrap();
         assert_eq!(read_backup(&file).unwrap().wallet, backup.wallet);

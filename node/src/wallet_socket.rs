@@ -37,6 +37,13 @@ pub enum Request {
     Balance,
     /// A new address to fund it.
     Address,
+    /// Send coins on chain.
+    Send {
+        /// To this address.
+        address: String,
+        /// How much, sat; everything if absent.
+        sat: Option<u64>,
+    },
     /// Open a channel.
     Open {
         /// Peer.
@@ -118,6 +125,7 @@ pub fn carry_out(wallet: &Wallet, request: Request) -> Result<Value> {
             })
         }
         Request::Address => json!({ "address": wallet.new_address()? }),
+        Request::Send { address, sat } => json!({ "txid": wallet.send_onchain(&address, sat)? }),
         Request::Open { node_id, address, sat } => {
             wallet.open_channel(&node_id, &address, sat)?;
             json!({ "opening": sat, "with": node_id })

@@ -89,6 +89,9 @@ async fn the_wallet_answers_its_owner_whether_its_node_runs_or_not() {
     for (line, word) in [
         ("open nobody 5", "NODE_ID@HOST:PORT"),
         ("open bob@127.0.0.1:1 5", "not a Lightning node id"),
+        ("send bob 5", "no bitcoin address"),
+        ("send bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080 lots", "number of satoshi"),
+        ("send bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080 99000000", "cannot be sent"),
         ("close 02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5", "no channel with"),
         ("pay lnbcrt1", "not a valid invoice"),
         ("invoice 0", "is no amount"),
@@ -141,4 +144,31 @@ async fn the_wallet_answers_its_owner_whether_its_node_runs_or_not() {
     assert_eq!(stored["wallet"]["node_id"], json!(node.node_id()));
     wallet::blocking(move || drop(node)).await.unwrap();
     chain.stop().unwrap();
+}
+
+#[test] // C5: a validator has no wallet, and yet something that its words alone do not bring back
+fn a_node_without_a_wallet_is_backed_up_and_restored() {
+    let dir = tempfile::tempdir().unwrap();
+    let bare = |name: &str| {
+        let datadir = dir.path().join(name);
+        std::fs::create_dir_all(&datadir).unwrap();
+        std::fs::write(datadir.join("oda.toml"), "network = \"regtest\"\n").unwrap();
+        datadir
+    };
+    let (lost, found, file) = (bare("a"), bare("b"), dir.path().join("backup.json"));
+    let words = Identity::create(&lost).unwrap();
+    let identity = Identity::load(&lost).unwrap();
+    seeds::create(&lost, 7, &identity.encryption, &mut rand_core::OsRng).unwrap();
+    let config = crate::config::Config::load(&found).unwrap();
+    let restore = |from: &Path| {
+        let words = words.clone();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(wallet_cli::restore(&config, &found, Some(from), move || Ok(words), true))
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(oda_wallet(&lost, &format!("backup {}", file.display()))).unwrap();
+    restore(&file).unwrap();
+    assert_eq!(Identity::load(&found).unwrap().key.id(), identity.key.id());
+    assert!(seeds::load(&found, 7, &identity.encryption).unwrap().is_some());
+    assert!(runtime.block_on(oda_wallet(&found, "balance")).is_err(), "there is none");
 }

@@ -62,6 +62,18 @@ pub enum StoreError {
         /// Network asked for.
         expected: ChainId,
     },
+    /// The database's own files are damaged: a bad disk, or something else wrote to them.
+    #[error(
+        "the database files in {dir} are damaged ({reason}): check the disk, then move {dir} aside and start again. A \
+         ledger is fetched from peers or imported; a validator waits until its peers are past the height it last voted \
+         on, or it could say two things there. Payment, claim and score records no peer has: restore the disk's copy"
+    )]
+    Unreadable {
+        /// The data directory.
+        dir: PathBuf,
+        /// What the database says.
+        reason: String,
+    },
     /// Written by a newer release.
     #[error(
         "the data directory {dir} has format {found}, this release knows {known}: run the newer release, or choose another --datadir"

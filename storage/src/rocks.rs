@@ -273,5 +273,8 @@ fn open_error(dir: &Path, error: &rocksdb::Error) -> StoreError {
     if reason.contains("lock file") || reason.contains("lock hold") {
         return StoreError::Locked { dir: dir.into() };
     }
+    if error.kind() == rocksdb::ErrorKind::Corruption {
+        return StoreError::Unreadable { dir: dir.into(), reason };
+    }
     StoreError::Database { dir: dir.into(), doing: "opening the database", reason }
 }

@@ -261,7 +261,8 @@ fn damaged_log_file_is_never_a_silent_loss() {
     let middle = flipped.len() / 2;
     flipped[middle] ^= 0xff;
     std::fs::write(&path, &flipped).unwrap();
-    assert!(RocksLedger::open(dir.path(), CHAIN).is_err(), "synced blocks were dropped without a word");
+    let error = RocksLedger::open(dir.path(), CHAIN).expect_err("synced blocks were dropped without a word");
+    assert!(matches!(error, StoreError::Unreadable { .. }) && error.to_string().contains("aside"), "{error}");
 
     let dir = tempfile::tempdir().unwrap();
     chain_of(dir.path(), 50);

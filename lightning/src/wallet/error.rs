@@ -254,6 +254,20 @@ pub enum LightningError {
         /// Spendable, sat.
         balance_sat: u64,
     },
+    /// More was to be sent on chain than there is.
+    #[error(
+        "{} cannot be sent: {balance_sat} sat can be spent on chain, fees included, and what channels keep back is not \
+         among them: see `oda wallet balance`", .sat.map_or("everything".into(), |sat| format!("{sat} sat"))
+    )]
+    TooFewCoins {
+        /// How much, sat; everything if absent.
+        sat: Option<u64>,
+        /// Spendable, sat.
+        balance_sat: u64,
+    },
+    /// Not a bitcoin address of this wallet's network.
+    #[error("`{0}` is no bitcoin address of this wallet's network")]
+    BadBitcoinAddress(String),
     /// A peer does not answer.
     #[error("cannot connect to Lightning peer {peer} at {address}: is it running and reachable?")]
     Connect {

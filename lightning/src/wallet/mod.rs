@@ -40,6 +40,7 @@ use crate::rpc::RpcEndpoint;
 use channels::key;
 use events::Unacknowledged;
 use holds::Holds;
+use ldk_node::bitcoin::Address;
 use ldk_node::config::{AnchorChannelsConfig, Config};
 use ldk_node::lightning::ln::msgs::SocketAddress;
 use ldk_node::{BuildError, Builder, Node, NodeError};
@@ -48,6 +49,7 @@ use source::Source;
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use watch::Watch;
 
@@ -194,6 +196,27 @@ impl Wallet {
     /// If the wallet cannot write its state.
     pub fn new_address(&self) -> Result<String, LightningError> {
         self.node.onchain_payment().new_address().map(|a| a.to_string()).map_err(ldk("making an address"))
+    }
+
+    /// Sends coins on chain: so much, or everything but what open channels keep back. The id of the transaction.
+    ///
+    /// # Errors
+    /// If the address is malformed or of another network, or the coins do not suffice.
+    pub fn send_onchain(&self, address: &str, sat: Option<u64>) -> Result<String, LightningError> {
+        let malformed = |_| LightningError::BadBitcoinAddress(address.chars().take(100).collect());
+        let to = Address::from_str(address).map_err(malformed)?;
+        let to = to.require_network(invoice::network(self.network)).map_err(malformed)?;
+        let coins = self.node.onchain_payment();
+        let sent = match sat {
+            Some(sat) => coins.send_to_address(&to, sat, None),
+            None => coins.send_all_to_address(&to, true, None),
+        };
+        sent.map(|id| id.to_string()).map_err(|e| match e {
+            NodeError::InsufficientFunds => {
+                LightningError::TooFewCoins { sat, balance_sat: self.onchain_balance_sat() }
+            }
+            other => ldk("sending coins")(other),
+        })
     }
 
     /// Coins that can be spent on chain, sat, the channels' reserve kept back.

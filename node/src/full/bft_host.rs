@@ -223,25 +223,30 @@ impl Core {
         self.state_changed()
     }
 
-    /// Takes a decided block from a peer. `Ok(false)`: it does not follow our tip.
-    pub(super) fn take_decided(&mut self, decided: DecidedBlock) -> Result<bool, String> {
+    /// Takes a decided block from a peer: whether it followed our tip, or what is wrong with it.
+    ///
+    /// # Errors
+    /// What is wrong with this node (its disk is full, say): no fault of the peer's, and nothing to go on after.
+    pub(super) fn take_decided(&mut self, decided: DecidedBlock) -> Result<Result<bool, String>> {
         let (tip, validators) = {
             let state = self.shared.state();
             (state.tip(), state.validators())
         };
         if decided.block.header.height != tip.height + 1 {
-            return Ok(false);
+            return Ok(Ok(false));
         }
-        check_certificate(&decided, self.chain, &validators)?;
+        if let Err(why) = check_certificate(&decided, self.chain, &validators) {
+            return Ok(Err(why));
+        }
         if let Err(error) = self.try_block(&decided.block) {
-            return Err(format!("certified block does not apply: {error}"));
+            return Ok(Err(format!("certified block does not apply: {error}")));
         }
-        self.commit(decided).map_err(|e| format!("{e:#}"))?;
+        self.commit(decided)?;
         if self.duty.is_some() {
             self.timers.cancel(|t| matches!(t, Timer::Bft(_) | Timer::StartHeight));
             self.timers.insert(Instant::now(), Timer::StartHeight);
         }
-        Ok(true)
+        Ok(Ok(true))
     }
 }
 

@@ -232,6 +232,11 @@ impl FullNode {
             submissions,
         );
 
+        let peer = crate::net::peer_id(me).map(|peer| peer.to_string()).unwrap_or_default();
+        for address in &record.record.p2p {
+            tracing::info!("peers find this node at {address}/p2p/{peer}");
+        }
+
         let rng = ChaCha20Rng::from_rng(rand_core::OsRng).context("no randomness")?;
         let duty = match validator {
             true => Some(Duty::open(datadir, &identity, chain, &config.validator)?),
@@ -464,7 +469,7 @@ impl Core {
                     if decided.block.header.height <= state_tip {
                         return Ok(Verdict::Ignore);
                     }
-                    Ok(match self.take_decided(decided) {
+                    Ok(match self.take_decided(decided)? {
                         Ok(true) => Verdict::Accept,
                         Ok(false) => Verdict::Ignore,
                         Err(error) => {
@@ -547,7 +552,7 @@ impl Core {
                 self.catching_up = true; // duties of rounds long over are nobody's
                 let full = blocks.len() >= oda_consensus::wire::MAX_BLOCKS as usize;
                 for decided in blocks {
-                    if let Err(error) = self.take_decided(decided) {
+                    if let Err(error) = self.take_decided(decided)? {
                         tracing::warn!(peer = %peer.short(), %error, "peer sent a bad block; banned for a minute");
                         self.net.ban(peer, std::time::Duration::from_secs(60));
                         self.catching_up = false;
