@@ -152,7 +152,7 @@ fn a_node_without_a_wallet_is_backed_up_and_restored() {
     let bare = |name: &str| {
         let datadir = dir.path().join(name);
         std::fs::create_dir_all(&datadir).unwrap();
-        std::fs::write(datadir.join("oda.toml"), "network = \"regtest\"\n").unwrap();
+        std::fs::write(datadir.join("oda.toml"), "network = \"regtest\"\n[p2p]\nlisten = []\n").unwrap();
         datadir
     };
     let (lost, found, file) = (bare("a"), bare("b"), dir.path().join("backup.json"));
