@@ -287,7 +287,7 @@ fn report(shown: &Shown, older: Option<u64>, as_json: bool) -> Result<()> {
             "epoch": epoch, "extends_height": older,
         }));
     }
-    println!("{kind} as block {height} of network {} left it:", shown.chain.chain().short());
+    println!("{kind}, as block {height} of network {} recorded it:", shown.chain.chain().short());
     println!("{}", serde_json::to_string_pretty(&value)?);
     println!("under the state root of block {} {}", c.height, c.block);
     let group = shown.chain.group(*epoch).context("the attesting committee is not known")?;

@@ -10,16 +10,18 @@ mod requests;
 mod roles;
 mod said;
 mod shared;
+mod store;
 mod timers;
 
 pub(crate) use bft_host::check_certificate;
 pub use shared::{PaymentInfo, PeerInfo, Shared};
+pub use store::StoreReader;
+pub(crate) use store::restore;
 
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::jobs::{JudgeReport, Judges};
-use crate::ledger::LedgerReader;
 use crate::mempool::{Mempool, MempoolError};
 use crate::net::{Net, NetConfig, NetEvent, Topic, Verdict};
 use crate::peers::{PeerBook, own_record};
@@ -32,55 +34,20 @@ use oda_consensus::evidence::Evidence;
 use oda_consensus::frost::{SignInput, Signer};
 use oda_consensus::ids::{BlockHash, ChainId, Digest, NodeId};
 use oda_consensus::keys::NodeKey;
-use oda_consensus::records::Version;
-use oda_consensus::state::{Applied, Entry, State, TxError, ValidatorStatus};
+use oda_consensus::state::{Applied, State, TxError, ValidatorStatus};
 use oda_consensus::tx::{DkgStep, SignedTx, Tx};
 use oda_consensus::wire::{DecidedBlock, Request, Response, Role, SignedPeerRecord};
-use oda_storage::{Blobs, LedgerStore, RecordStore, RocksLedger, RocksRecords, StoreError};
+use oda_storage::{Blobs, RecordStore, RocksLedger, RocksRecords};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use said::Said;
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use store::Store;
 use timers::Timers;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant};
-
-/// The ledger store: written by the core alone, read by the RPC server beside it.
-type Store = Arc<RwLock<RocksLedger>>;
-
-/// Reads stored blocks of a running node.
-pub struct StoreReader(Store);
-
-impl StoreReader {
-    fn read<T>(&self, read: impl FnOnce(&RocksLedger) -> Result<T, StoreError>) -> Result<T, String> {
-        read(&self.0.read().unwrap_or_else(PoisonError::into_inner)).map_err(|e| e.to_string())
-    }
-}
-
-impl LedgerReader for StoreReader {
-    fn block(&self, height: u64) -> Result<Option<Vec<u8>>, String> {
-        self.read(|ledger| ledger.block(height))
-    }
-    fn version(&self, key: &[u8], upto: u64) -> Result<Option<Version>, String> {
-        self.read(|ledger| ledger.version(key, upto))
-    }
-    fn versions(&self, key: &[u8], from: u64, most: usize) -> Result<Vec<Version>, String> {
-        let mut found = Vec::new();
-        self.read(|ledger| {
-            ledger.versions(key, from, &mut |version| {
-                found.push(version);
-                if found.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            })
-        })?;
-        Ok(found)
-    }
-    fn log_node(&self, index: u64) -> Result<Option<Digest>, String> {
-        self.read(|ledger| ledger.log_node(index))
-    }
-}
 
 /// What a timer was set for.
 #[derive(Clone, Debug, PartialEq)]
@@ -308,35 +275,6 @@ impl FullNode {
         let _ = self.stop.send(true);
         self.task.await.context("the node's task died")?
     }
-}
-
-/// Loads the stored entries and checks that they are the state of the stored tip (D3).
-pub(crate) fn restore(state: &mut State, store: &RocksLedger) -> Result<()> {
-    let mut problem = None;
-    store.entries(&mut |key, value| match Entry::decode(key, value) {
-        Ok(entry) => {
-            state.restore(entry);
-            ControlFlow::Continue(())
-        }
-        Err(error) => {
-            problem = Some(error);
-            ControlFlow::Break(())
-        }
-    })?;
-    if let Some(error) = problem {
-        anyhow::bail!(
-            "{error}: the ledger on disk is damaged; `oda ledger verify` says where, `oda ledger repair` drops it so that it \
-             is fetched again from peers"
-        );
-    }
-    if let Some((height, hash)) = store.tip() {
-        anyhow::ensure!(
-            state.tip().height == height && state.tip().hash == hash && state.log().root() == state.tip().state_root,
-            "ledger entries and blocks on disk differ: `oda ledger repair` drops them so that they are fetched again from \
-             peers"
-        );
-    }
-    Ok(())
 }
 
 impl Core {

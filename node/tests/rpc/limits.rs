@@ -14,15 +14,7 @@ struct Gated {
 }
 
 impl LedgerReader for Gated {
-    fn version(&self, _: &[u8], _: u64) -> Result<Option<Version>, String> {
-        Err("only blocks here".into())
-    }
-    fn versions(&self, _: &[u8], _: u64, _: usize) -> Result<Vec<Version>, String> {
-        Err("only blocks here".into())
-    }
-    fn log_node(&self, _: u64) -> Result<Option<Digest>, String> {
-        Err("only blocks here".into())
-    }
+    only_blocks!();
     fn block(&self, height: u64) -> Result<Option<Vec<u8>>, String> {
         self.begun.lock().unwrap().send(()).map_err(|e| e.to_string())?;
         let _ = self.go.lock().unwrap().recv(); // closed: nobody waits any more

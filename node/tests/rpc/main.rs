@@ -1,5 +1,20 @@
 //! The RPC server over a real ledger, asked over HTTP and WebSocket as others will ask it.
 
+/// The rest of a reader that is only asked for blocks.
+macro_rules! only_blocks {
+    () => {
+        fn version(&self, _: &[u8], _: u64) -> Result<Option<Version>, String> {
+            Err("only blocks here".into())
+        }
+        fn versions(&self, _: &[u8], _: u64, _: usize) -> Result<Vec<Version>, String> {
+            Err("only blocks here".into())
+        }
+        fn log_node(&self, _: u64) -> Result<Option<Digest>, String> {
+            Err("only blocks here".into())
+        }
+    };
+}
+
 mod access;
 mod answers;
 mod fuzz;

@@ -128,15 +128,7 @@ async fn last_message(stream: &mut tokio::net::TcpStream) -> Value {
 struct Large(Vec<u8>, AtomicUsize);
 
 impl LedgerReader for Large {
-    fn version(&self, _: &[u8], _: u64) -> Result<Option<Version>, String> {
-        Err("only blocks here".into())
-    }
-    fn versions(&self, _: &[u8], _: u64, _: usize) -> Result<Vec<Version>, String> {
-        Err("only blocks here".into())
-    }
-    fn log_node(&self, _: u64) -> Result<Option<Digest>, String> {
-        Err("only blocks here".into())
-    }
+    only_blocks!();
     fn block(&self, _: u64) -> Result<Option<Vec<u8>>, String> {
         self.1.fetch_add(1, Ordering::Relaxed);
         Ok(Some(self.0.clone()))
