@@ -254,15 +254,24 @@ impl Outcome {
             return true;
         }
         let served = |m: &Measurement| !matches!(m, Measurement::Refused(score::Refusal::NotServed));
+        let pairs = || self.claims.iter().zip(&attested.claims);
+        let alike = pairs().all(|(mine, theirs)| served(&mine.measurement) == served(&theirs.measurement));
         let mut comparable = true;
-        for (mine, theirs) in self.claims.iter().zip(&attested.claims) {
+        for (mine, theirs) in pairs() {
+            let (ours, others) = (&mine.measurement, &theirs.measurement);
             if (mine.claim, mine.trainer) != (theirs.claim, theirs.trainer) {
                 return true;
             }
-            if served(&mine.measurement) != served(&theirs.measurement) {
+            if served(ours) != served(others) {
                 comparable = false;
-            } else if !mine.measurement.agrees(&theirs.measurement) {
-                return true;
+            } else if !ours.agrees(others) {
+                // in free mode each is measured on top of those before it: who lacked one measures the rest on another head
+                let on_another_head =
+                    !alike && matches!((ours, others), (Measurement::Added(_), Measurement::Added(_)));
+                if !on_another_head && !ours.is_beside(others) {
+                    return true;
+                }
+                comparable = false;
             } else if mine.verdict != theirs.verdict {
                 comparable = false;
             }

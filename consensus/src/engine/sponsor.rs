@@ -9,7 +9,7 @@
 //! the fees has let in: without an offer there is no lock, without a lock nothing is revealed or judged. So flooding a
 //! model with worthless claims costs money before it costs anyone work.
 
-use crate::escrow::{Committee, EscrowState, Opening, Seeds, Stage, Terms, TrancheSet, TrancheStatus, kept};
+use crate::escrow::{Committee, EscrowState, Offer, Opening, Seeds, Stage, Terms, TrancheSet, TrancheStatus, kept};
 use crate::ids::{ClaimId, Digest, EscrowId, NodeId, PaymentHash, Preimage};
 use crate::record;
 use crate::state::{ClaimState, State};
@@ -193,12 +193,19 @@ pub struct Sponsor {
     records: BTreeMap<EscrowId, PayRecord>,
     /// Claims whose fee is paid; none if no fee is asked.
     admitted: Option<BTreeSet<ClaimId>>,
+    /// Offers made and not seen on the ledger yet: making one costs some milliseconds, saying it again does not.
+    offers: BTreeMap<EscrowId, Offer>,
 }
 
 impl Sponsor {
     /// A sponsor with the records it had before.
     pub fn new(me: NodeId, records: Vec<PayRecord>) -> Self {
-        Self { me, records: records.into_iter().map(|r| (r.escrow, r)).collect(), admitted: None }
+        Self {
+            me,
+            records: records.into_iter().map(|r| (r.escrow, r)).collect(),
+            admitted: None,
+            offers: BTreeMap::new(),
+        }
     }
 
     /// The same sponsor asking a fee (P8), which is paid for these claims already.
@@ -291,6 +298,8 @@ impl Sponsor {
                 unpaid.take(s.covers()).map(|c| (c.id, c.trainer, s.fund.terms)).collect::<Vec<_>>()
             })
             .collect();
+        let waiting: BTreeSet<EscrowId> = wanted.iter().map(|(claim, ..)| claim_escrow(*claim)).collect();
+        self.offers.retain(|escrow, _| waiting.contains(escrow));
         for (claim, payee, terms) in wanted {
             let escrow = claim_escrow(claim);
             let now = state.current();
@@ -302,12 +311,14 @@ impl Sponsor {
                 let record = PayRecord { escrow, claim, payee, terms, epoch, seeds, parts: Vec::new(), over: false };
                 out.push(SponsorEffect::Persist(Box::new(record.clone())));
                 self.records.insert(escrow, record);
+                self.offers.remove(&escrow);
             }
             // repeated every block until it is on the ledger: the transaction is the same each time
             let Some(r) = self.records.get(&escrow) else { continue };
-            if let Some(offer) = with_committee(state, r, |committee| r.seeds.offer(r.terms, r.epoch, committee).ok()) {
-                out.push(SponsorEffect::Submit(Tx::Offer(claim, offer)));
-            }
+            let made = || with_committee(state, r, |committee| r.seeds.offer(r.terms, r.epoch, committee).ok());
+            let Some(offer) = self.offers.get(&escrow).cloned().or_else(made) else { continue };
+            self.offers.insert(escrow, offer.clone());
+            out.push(SponsorEffect::Submit(Tx::Offer(claim, offer)));
         }
     }
 

@@ -231,17 +231,47 @@ impl EscrowState {
         committee: Committee<'_>,
         height: u64,
     ) -> Result<(), EscrowError> {
+        let tranches = self.dealt(who, opening, committee)?;
+        let choice = self.choice.ok_or(EscrowError::NotDue)?;
+        for (place, seed) in opened(choice, self.id, self.terms.tranches).into_iter().zip(&opening.seeds) {
+            let (_, made, _) = candidate(*seed, committee)?;
+            if self.candidates.get(place).copied() != Some(made) {
+                return Err(EscrowError::NotAsCommitted(place));
+            }
+        }
+        (self.tranches, self.stage, self.changed_height) = (tranches, Stage::Dealt, height);
+        Ok(())
+    }
+
+    /// As [`Self::deal`], for an opening that this very escrow took before in the same state: without making the shown
+    /// candidates again, which is nearly all of its cost.
+    ///
+    /// # Errors
+    /// As [`Self::deal`].
+    pub fn deal_again(
+        &mut self,
+        who: NodeId,
+        opening: &Opening,
+        committee: Committee<'_>,
+        height: u64,
+    ) -> Result<(), EscrowError> {
+        let tranches = self.dealt(who, opening, committee)?;
+        (self.tranches, self.stage, self.changed_height) = (tranches, Stage::Dealt, height);
+        Ok(())
+    }
+
+    /// The tranches an opening leads to, if what is kept is as committed; what is shown is not looked at.
+    fn dealt(&self, who: NodeId, opening: &Opening, committee: Committee<'_>) -> Result<Vec<Tranche>, EscrowError> {
         self.due(Stage::Chosen, self.payer, who)?;
         let choice = self.choice.ok_or(EscrowError::NotDue)?;
         let (kept, opened) = (kept(choice, self.id, self.terms.tranches), opened(choice, self.id, self.terms.tranches));
         if opening.seeds.len() != opened.len() || opening.deals.len() != kept.len() {
             return Err(EscrowError::BadCandidates(self.candidates.len()));
         }
-        let committed = |place: usize| self.candidates.get(place).copied();
         let mut tranches = Vec::new();
         // the cheap part first: what is wrong in it costs nobody a curve operation
         for (t, (place, deal)) in kept.into_iter().zip(&opening.deals).enumerate() {
-            let candidate = committed(place).filter(|c| c.deal == deal_digest(deal));
+            let candidate = self.candidates.get(place).filter(|c| c.deal == deal_digest(deal));
             let candidate = candidate.ok_or(EscrowError::NotAsCommitted(place))?;
             deal.check(committee.members.len(), committee.threshold)?;
             tranches.push(Tranche {
@@ -251,14 +281,7 @@ impl EscrowState {
                 status: TrancheStatus::Dealt,
             });
         }
-        for (place, seed) in opened.into_iter().zip(&opening.seeds) {
-            let (_, made, _) = candidate(*seed, committee)?;
-            if committed(place) != Some(made) {
-                return Err(EscrowError::NotAsCommitted(place));
-            }
-        }
-        (self.tranches, self.stage, self.changed_height) = (tranches, Stage::Dealt, height);
-        Ok(())
+        Ok(tranches)
     }
 
     /// The work was judged: what `proved` units have earned is released, the rest goes back (P5). Nothing to

@@ -19,6 +19,11 @@ use std::fmt;
 pub struct EncryptionKey(Digest);
 
 impl EncryptionKey {
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0.0
+    }
+
     /// Seals bytes so that only the key's owner can open them.
     pub fn seal(&self, plain: &[u8], rng: &mut (impl RngCore + CryptoRng)) -> Option<Vec<u8>> {
         crypto_box::PublicKey::from_bytes(self.0.0).seal(rng, plain).ok()

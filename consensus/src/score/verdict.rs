@@ -95,6 +95,18 @@ impl Measurement {
     }
 }
 
+impl Measurement {
+    /// Whether two honest validators may stand on the two sides of a test with the same sums but for rounding (S2): the
+    /// one measured on, the other did not. Each must still be what follows from its own sums ([`own_verdict`]).
+    pub fn is_beside(&self, other: &Self) -> bool {
+        let (Self::Scored(a), Self::Scored(b)) = (self, other) else { return false };
+        // one screened out on a part of the gate sample; or one below the assigned-work test, one above it
+        let screened = a.gate.n != b.gate.n;
+        let edge = a.gate.agrees(&b.gate) && a.probe.is_some() != b.probe.is_some();
+        (screened || edge) && a.shard.agrees(&b.shard) && a.norm_micro == b.norm_micro
+    }
+}
+
 /// Two claims whose deltas point the same way.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, bincode::Encode, bincode::Decode, Serialize, Deserialize,

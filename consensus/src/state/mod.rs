@@ -53,6 +53,7 @@ pub struct State {
     outcomes: BTreeMap<(ModelId, u64), Arc<OutcomeState>>,
     credits: BTreeMap<(ModelId, NodeId), Credit>,
     payment_hashes: BTreeSet<PaymentHash>,
+    shown: money::Shown,
 }
 
 /// Height and time of the block a transaction is in.
@@ -157,6 +158,7 @@ impl State {
             outcomes: BTreeMap::new(),
             credits: BTreeMap::new(),
             payment_hashes: BTreeSet::new(),
+            shown: money::Shown::default(),
         })
     }
 

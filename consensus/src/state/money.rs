@@ -3,10 +3,54 @@
 use super::entry::*;
 use super::rules::TxError;
 use super::{At, State};
+use crate::codec;
 use crate::escrow::{Committee, EscrowError, EscrowState, Moved, Offer, Opening, TrancheSet};
-use crate::frost::ReleaseShare;
+use crate::frost::{EncryptionKey, ReleaseShare};
 use crate::ids::{ClaimId, Digest, EscrowId, NodeId, Preimage};
 use crate::tx;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+/// Openings remembered; each costs 32 bytes, and forgetting one costs some milliseconds.
+const MAX_SHOWN: usize = 4_096;
+
+/// Openings of escrows that were checked in full, by name. Shared by all copies of a state: a name stands for an escrow
+/// as it was, the committee it names and an opening, so what is remembered is true in every one of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shown(Arc<Mutex<BTreeSet<Digest>>>);
+
+impl Shown {
+    fn contains(&self, name: &Digest) -> bool {
+        self.0.lock().is_ok_and(|known| known.contains(name))
+    }
+
+    fn insert(&self, name: Digest) {
+        if let Ok(mut known) = self.0.lock() {
+            if known.len() >= MAX_SHOWN {
+                known.clear();
+            }
+            known.insert(name);
+        }
+    }
+}
+
+fn opening_name(escrow: &EscrowState, opening: &Opening, members: &[EncryptionKey]) -> Digest {
+    let mut h = blake3::Hasher::new_derive_key("oda 2026 checked opening");
+    h.update(&codec::hash(escrow));
+    for list in [members.len(), opening.seeds.len(), opening.deals.len()] {
+        h.update(&(list as u64).to_le_bytes());
+    }
+    for key in members {
+        h.update(key.as_bytes());
+    }
+    for seed in &opening.seeds {
+        h.update(&seed.0);
+    }
+    for deal in &opening.deals {
+        h.update(&codec::hash(deal));
+    }
+    Digest(*h.finalize().as_bytes())
+}
 
 impl State {
     // R2, P2, P6: held from the offer on, so that no promise is made twice
@@ -57,7 +101,14 @@ impl State {
         let group = &self.epoch_state(escrow.epoch).ok_or(TxError::WrongEpoch(escrow.epoch))?.group;
         let members = self.encryption_keys(group.members()).ok_or(TxError::WrongEpoch(escrow.epoch))?;
         let committee = Committee { escrow: id, members: &members, threshold: group.threshold() };
-        escrow.deal(who, opening, committee, at.height)?;
+        // mempool, proposal and block ask the same: the curve operations are done once
+        let name = opening_name(&escrow, opening, &members);
+        if self.shown.contains(&name) {
+            escrow.deal_again(who, opening, committee, at.height)?;
+        } else {
+            escrow.deal(who, opening, committee, at.height)?;
+            self.shown.insert(name);
+        }
         Ok(vec![Entry::Escrow(Box::new(escrow))])
     }
 
