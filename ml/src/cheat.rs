@@ -4,17 +4,22 @@ use crate::compress::compress;
 use oda_consensus::manifest::Manifest;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
+use serde::{Deserialize, Serialize};
 
-/// A way to cheat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A way to cheat. As text it has the name of the simulator's attacker that does the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cheat {
     /// Random changes of a plausible size.
+    #[serde(rename = "noise")]
     Random,
     /// Real work on the assigned shard with its sign turned round.
     Poison,
     /// One step of training instead of all.
+    #[serde(rename = "free_ride")]
     Lazy,
     /// Full training, but on data of its own choice.
+    #[serde(rename = "other_data")]
     ForeignData,
     /// A delta of another shape.
     WrongShape,
@@ -22,6 +27,32 @@ pub enum Cheat {
     Garbage,
     /// Far more bytes than allowed.
     Oversize,
+}
+
+/// Whether a trainer cheats, and how: `false`, `true` for every way in turn, or the name of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Cheating {
+    /// Not at all, or every way in turn.
+    InTurn(bool),
+    /// Always in this way.
+    Always(Cheat),
+}
+
+impl Default for Cheating {
+    fn default() -> Self {
+        Self::InTurn(false)
+    }
+}
+
+impl Cheating {
+    /// How it cheats in a round.
+    pub fn in_round(self, round: u64) -> Option<Cheat> {
+        match self {
+            Self::InTurn(cheats) => cheats.then(|| Cheat::of_round(round)),
+            Self::Always(cheat) => Some(cheat),
+        }
+    }
 }
 
 impl Cheat {

@@ -4,8 +4,9 @@ use crate::config::{Config, MoneyFlags};
 use crate::full::FullNode;
 use crate::identity::Identity;
 use crate::ledger::LedgerReader;
+use crate::lite::flags::LiteFlags;
 use crate::report::{Reporter, Style};
-use crate::{ledger_file, lite, query, rpc, verify, verify_chain};
+use crate::{config_show, ledger_file, lite, query, rpc, verify, verify_chain};
 use anyhow::{Context, Result};
 use clap::builder::BoolishValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -48,8 +49,8 @@ enum Command {
     Node(NodeArgs),
     /// Run a full node that funds a model and pays for work on it.
     Sponsor(DataDir),
-    /// Run a lite node: trains, is paid, stores no ledger.
-    Lite(DataDir),
+    /// Run a lite node: trains, is paid, stores no ledger. Makes wallet and configuration at its first start.
+    Lite(LiteArgs),
     /// Make a wallet in an empty data directory; shows its words once.
     Init(DataDir),
     /// Models: prepare one, list those on the ledger.
@@ -97,7 +98,7 @@ enum Command {
     /// Print the reference of the RPC interface; with --json as OpenRPC document.
     RpcDoc,
     /// Show the effective configuration.
-    Config(DataDir),
+    Config(ConfigArgs),
     /// Print a completion script for a shell.
     Completions {
         /// bash, zsh, fish, elvish or powershell.
@@ -110,6 +111,34 @@ struct DataDir {
     /// Data directory of the node.
     #[arg(long, env = "ODA_DATADIR")]
     datadir: PathBuf,
+}
+
+#[derive(Args)]
+struct LiteArgs {
+    #[command(flatten)]
+    flags: LiteFlags,
+    #[command(subcommand)]
+    command: Option<LiteCommand>,
+}
+
+#[derive(Subcommand)]
+enum LiteCommand {
+    /// What it does and what it earned, whether it runs or not.
+    Status,
+}
+
+#[derive(Args)]
+struct ConfigArgs {
+    #[command(flatten)]
+    flags: LiteFlags,
+    #[command(subcommand)]
+    command: Option<ConfigCommand>,
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Every setting with where it comes from: default, file, environment or flag. Secrets are hidden.
+    Show,
 }
 
 #[derive(Args)]
@@ -257,10 +286,21 @@ pub async fn run(cli: Cli) -> Result<()> {
             );
             full_node(config, args.datadir, false).await
         }
-        Command::Lite(args) => {
-            let config = Config::load(&args.datadir)?.with(money)?;
+        Command::Lite(LiteArgs { flags, command }) => {
+            let datadir = flags.datadir.clone().map_or_else(lite::join::default_datadir, Ok)?;
+            if let Some(LiteCommand::Status) = command {
+                return lite::status::show(&datadir, json);
+            }
+            if let Some(made) = lite::join::prepare(&datadir, flags.join.as_deref())? {
+                let on_terminal = !json && std::io::IsTerminal::is_terminal(&std::io::stdout());
+                let said = lite::join::welcome(&made, &datadir, on_terminal);
+                if on_terminal { println!("{said}") } else { eprintln!("{said}") }
+            }
+            let mut config = Config::load(&datadir)?.with(money)?;
+            flags.apply(&mut config.lite);
+            config.check()?;
             let reporter = Arc::new(Reporter::new(if json { Style::Json } else { Style::People }));
-            lite::run(config, &args.datadir, reporter, stop_signal()?).await
+            lite::run(config, &datadir, reporter, stop_signal()?).await
         }
         Command::Init(args) => {
             std::fs::create_dir_all(&args.datadir).with_context(|| args.datadir.display().to_string())?;
@@ -352,13 +392,18 @@ pub async fn run(cli: Cli) -> Result<()> {
             print!("{}", rpc::doc::markdown());
             Ok(())
         }
-        Command::Config(args) => {
-            let config = Config::load(&args.datadir)?;
-            if json {
-                query::print_json(&config)
-            } else {
-                print!("{}", toml::to_string(&config)?);
-                Ok(())
+        Command::Config(ConfigArgs { flags, command }) => {
+            let datadir = flags.datadir.clone().map_or_else(lite::join::default_datadir, Ok)?;
+            let mut config = Config::load(&datadir)?.with(money)?;
+            flags.apply(&mut config.lite);
+            config.check()?;
+            match command {
+                Some(ConfigCommand::Show) => config_show::show(&config, &datadir, &said(), json),
+                None if json => query::print_json(&config),
+                None => {
+                    print!("{}", toml::to_string(&config)?);
+                    Ok(())
+                }
             }
         }
         Command::Completions { shell } => {
@@ -366,6 +411,12 @@ pub async fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Which settings this command line says itself, and which its environment.
+fn said() -> config_show::Said {
+    let matches = Cli::command().try_get_matches_from(std::env::args_os());
+    config_show::said(matches.ok().as_ref())
 }
 
 fn network(text: &str) -> Result<BitcoinNetwork, String> {
@@ -438,6 +489,12 @@ mod tests {
             "oda proof get --rpc http://127.0.0.1:1 block 1",
             "oda --json proof check f --genesis g.json --after old",
             "oda ledger verify --file f --genesis g.json",
+            "oda lite",
+            "oda lite status --datadir d --json",
+            "oda lite --datadir d status",
+            "oda config show --datadir d --max-disk-mb 7",
+            "oda config --datadir d",
+            "oda lite --join join.json --max-cpu-percent 20 --pause-when-used false",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use oda_consensus::escrow::Terms;
 use oda_consensus::genesis::{BitcoinNetwork, Genesis};
 use oda_consensus::ids::NodeId;
+use oda_ml::cheat::Cheating;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -46,9 +47,58 @@ pub struct Config {
     /// Trainer settings.
     #[serde(default)]
     pub trainer: Trainer,
+    /// What a lite node may take of its machine.
+    #[serde(default)]
+    pub lite: Lite,
     /// Validator settings.
     #[serde(default)]
     pub validator: Validator,
+}
+
+/// What a lite node may take of its machine, and when it leaves it alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lite {
+    /// Most of all cores together that training uses, per cent.
+    #[serde(default = "default_cpu_percent")]
+    pub max_cpu_percent: u32,
+    /// Most memory this process holds, MB; models that need more are left to others. 0: half of the machine's.
+    #[serde(default)]
+    pub max_memory_mb: u64,
+    /// Most disk the data directory takes, MB; models that need more are left to others. 0: any.
+    #[serde(default = "default_disk_mb")]
+    pub max_disk_mb: u64,
+    /// Fastest download of models and data, KiB/s. 0: as fast as it comes.
+    #[serde(default)]
+    pub max_download_kib_s: u64,
+    /// Pause training while the machine runs on battery.
+    #[serde(default = "default_true")]
+    pub pause_on_battery: bool,
+    /// Pause training while a person uses the machine.
+    #[serde(default = "default_true")]
+    pub pause_when_used: bool,
+    /// How long nobody must have touched the machine before training goes on, minutes.
+    #[serde(default = "default_idle_minutes")]
+    pub idle_minutes: u32,
+    /// Pause training while other processes use more than this of all cores, per cent. 0: whatever they use, for training
+    /// has low priority.
+    #[serde(default)]
+    pub pause_above_others_cpu_percent: u32,
+}
+
+impl Default for Lite {
+    fn default() -> Self {
+        Self {
+            max_cpu_percent: default_cpu_percent(),
+            max_memory_mb: 0,
+            max_disk_mb: default_disk_mb(),
+            max_download_kib_s: 0,
+            pause_on_battery: true,
+            pause_when_used: true,
+            idle_minutes: default_idle_minutes(),
+            pause_above_others_cpu_percent: 0,
+        }
+    }
 }
 
 /// A validator's settings.
@@ -61,9 +111,43 @@ pub struct Validator {
     /// Validators this operator votes to remove (C1).
     #[serde(default)]
     pub evict: Vec<NodeId>,
-    /// Test networks only: reveal false scores and send invalid signature shares.
+    /// Test networks only: reveal false scores (`"misjudge"`), send invalid signature shares (`"share_withholder"`), or
+    /// both (`true`).
     #[serde(default)]
-    pub misbehave: bool,
+    pub misbehave: Misbehaviour,
+}
+
+/// How a validator of a test network misbehaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Misbehaviour {
+    /// Not at all, or in both ways.
+    Both(bool),
+    /// In one.
+    One(Lie),
+}
+
+/// One way to misbehave; the simulator's attacker that does the same has this name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lie {
+    /// False scores.
+    Misjudge,
+    /// Spoiled signature shares.
+    ShareWithholder,
+}
+
+impl Default for Misbehaviour {
+    fn default() -> Self {
+        Self::Both(false)
+    }
+}
+
+impl Misbehaviour {
+    /// Whether it misbehaves in this way.
+    pub fn does(self, lie: Lie) -> bool {
+        self == Self::Both(true) || self == Self::One(lie)
+    }
 }
 
 /// libp2p.
@@ -283,9 +367,9 @@ pub struct Trainer {
     /// Most to be paid to a sponsor for a submission, msat, routing fees apart; claims that cost more are not paid for.
     #[serde(default = "default_max_fee_msat")]
     pub max_fee_msat: u64,
-    /// Test networks only: submit dishonest work of every kind in turn.
+    /// Test networks only: submit dishonest work, of every kind in turn (`true`) or of one kind (its name).
     #[serde(default)]
-    pub cheat: bool,
+    pub cheat: Cheating,
 }
 
 impl Sponsor {
@@ -297,7 +381,7 @@ impl Sponsor {
 
 impl Default for Trainer {
     fn default() -> Self {
-        Self { threads: 0, device: default_device(), max_fee_msat: default_max_fee_msat(), cheat: false }
+        Self { threads: 0, device: default_device(), max_fee_msat: default_max_fee_msat(), cheat: Cheating::default() }
     }
 }
 
@@ -305,6 +389,18 @@ fn default_tranches() -> u8 {
     4
 }
 
+fn default_true() -> bool {
+    true
+}
+fn default_cpu_percent() -> u32 {
+    50
+}
+fn default_disk_mb() -> u64 {
+    10_000
+}
+fn default_idle_minutes() -> u32 {
+    5
+}
 fn default_device() -> String {
     "auto".into()
 }
@@ -323,6 +419,9 @@ fn default_decoys() -> u8 {
 fn default_channels() -> usize {
     64
 }
+
+/// Slowest download that may be asked for, KiB/s.
+const MIN_DOWNLOAD_KIB_S: u64 = 16;
 
 /// The configuration file of a data directory.
 pub const FILE: &str = "oda.toml";
@@ -346,11 +445,17 @@ impl Config {
         Ok(config)
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if let Err(error) = self.trainer.device.parse::<oda_ml::torch::Device>() {
             bail!("[trainer] device: {error}");
         }
-        if self.trainer.cheat && self.network != BitcoinNetwork::Regtest {
+        if !(1..=100).contains(&self.lite.max_cpu_percent) {
+            bail!("[lite] max_cpu_percent = {}: give 1 to 100", self.lite.max_cpu_percent);
+        }
+        if (1..MIN_DOWNLOAD_KIB_S).contains(&self.lite.max_download_kib_s) {
+            bail!("[lite] max_download_kib_s below {MIN_DOWNLOAD_KIB_S}: rounds would be over first; 0 is no limit");
+        }
+        if self.trainer.cheat != Cheating::default() && self.network != BitcoinNetwork::Regtest {
             bail!("[trainer] cheat is for regtest networks only: remove it or set network = \"regtest\"");
         }
         if let Some(host) = self.rpc.hosts.iter().find(|h| !is_host_name(h)) {
@@ -363,7 +468,7 @@ impl Config {
         if self.lightning.as_ref().is_some_and(|l| l.bitcoind.is_some() && l.chain.is_some()) {
             bail!("[lightning] names the chain twice: keep either bitcoind or [lightning.chain]");
         }
-        if self.validator.misbehave && self.network != BitcoinNetwork::Regtest {
+        if self.validator.misbehave != Misbehaviour::default() && self.network != BitcoinNetwork::Regtest {
             bail!("[validator] misbehave is for regtest networks only: remove it or set network = \"regtest\"");
         }
         Ok(())
@@ -473,5 +578,10 @@ mod tests {
         assert!(load(&format!("{GOOD}[trainer]\ncheat = true\n")).is_ok());
         let real = format!("{GOOD}[trainer]\ncheat = true\n").replace("regtest", "bitcoin");
         assert!(format!("{:#}", load(&real).unwrap_err()).contains("regtest networks only"));
+        let named =
+            load(&format!("{GOOD}[trainer]\ncheat = \"noise\"\n[validator]\nmisbehave = \"misjudge\"\n")).unwrap();
+        assert_eq!(named.trainer.cheat.in_round(3), Some(oda_ml::cheat::Cheat::Random));
+        assert!(named.validator.misbehave.does(Lie::Misjudge) && !named.validator.misbehave.does(Lie::ShareWithholder));
+        assert!(load(&format!("{GOOD}[trainer]\ncheat = \"martian\"\n")).is_err());
     }
 }

@@ -8,6 +8,7 @@ pub mod chain_file;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod config_show;
 mod fees;
 pub mod full;
 pub mod identity;

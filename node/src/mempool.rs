@@ -12,11 +12,14 @@ const MAX_TXS: usize = 4096;
 const MAX_PER_SIGNER: usize = 64;
 /// Most bytes waiting.
 const MAX_BYTES: usize = 32 << 20;
+/// A transaction that has waited so many blocks is told again.
+const TELL_AGAIN_BLOCKS: u64 = 6;
 
 /// Waiting transactions in order of arrival.
 #[derive(Default)]
 pub struct Mempool {
-    txs: BTreeMap<TxId, SignedTx>,
+    /// With the height at which each came.
+    txs: BTreeMap<TxId, (SignedTx, u64)>,
     order: VecDeque<TxId>,
     signers: BTreeMap<NodeId, usize>,
     bytes: usize,
@@ -55,13 +58,28 @@ impl Mempool {
         self.bytes += bytes;
         *self.signers.entry(tx.signer).or_default() += 1;
         self.order.push_back(id);
-        self.txs.insert(id, tx);
+        self.txs.insert(id, (tx, state.tip().height));
         Ok(true)
     }
 
     /// Candidates for a block, oldest first.
     pub fn candidates(&self) -> Vec<SignedTx> {
-        self.order.iter().filter_map(|id| self.txs.get(id).cloned()).collect()
+        self.order.iter().filter_map(|id| self.txs.get(id).map(|(tx, _)| tx.clone())).collect()
+    }
+
+    /// Transactions of a signer that have waited for some blocks: whoever could propose them may have lost them, or never
+    /// got them, and gossip tells a message once.
+    pub fn overdue(&self, signer: NodeId, height: u64) -> Vec<SignedTx> {
+        let due = |since: u64| {
+            let waited = height.saturating_sub(since);
+            waited > 0 && waited.is_multiple_of(TELL_AGAIN_BLOCKS)
+        };
+        let own = self
+            .order
+            .iter()
+            .filter_map(|id| self.txs.get(id))
+            .filter(|(tx, since)| tx.signer == signer && due(*since));
+        own.map(|(tx, _)| tx.clone()).collect()
     }
 
     /// Drops what a new block included or made invalid.
@@ -70,12 +88,12 @@ impl Mempool {
         let at = state.next(0);
         let txs = std::mem::take(self);
         for id in txs.order {
-            let Some(tx) = txs.txs.get(&id) else { continue };
+            let Some((tx, since)) = txs.txs.get(&id) else { continue };
             if !included.contains(&id) && state.transition(tx, at).is_ok() {
                 self.bytes += codec::encode(tx).len();
                 *self.signers.entry(tx.signer).or_default() += 1;
                 self.order.push_back(id);
-                self.txs.insert(id, tx.clone());
+                self.txs.insert(id, (tx.clone(), *since));
             }
         }
     }
@@ -102,6 +120,24 @@ mod tests {
     use oda_consensus::fuzzing::{sample_genesis, validator};
     use oda_consensus::ids::Signature;
     use oda_consensus::tx::Tx;
+
+    #[test] // P6: what gossip lost is told again, by its signer alone, every few blocks
+    fn a_transaction_that_waits_is_told_again() {
+        let mut state = State::new(sample_genesis().unwrap().0).unwrap();
+        let (mut pool, chain, me) = (Mempool::default(), state.chain(), validator(0));
+        let (own, other) = (SignedTx::new(Tx::Leave, &me, chain), SignedTx::new(Tx::Leave, &validator(1), chain));
+        assert!(pool.add(&state, own.clone()).unwrap() && pool.add(&state, other).unwrap());
+        let mut told = Vec::new();
+        for time_ms in 10..10 + 2 * TELL_AGAIN_BLOCKS {
+            let (block, _) = state.build(&[], time_ms);
+            state.apply(&block).unwrap();
+            pool.prune(&state, &block.txs);
+            let again = pool.overdue(me.id(), state.tip().height);
+            assert!(again.iter().all(|tx| *tx == own));
+            told.extend(again.first().map(|_| state.tip().height));
+        }
+        assert_eq!(told, [TELL_AGAIN_BLOCKS, 2 * TELL_AGAIN_BLOCKS]);
+    }
 
     #[test] // a block is spared only the signature checks that were made here
     fn only_the_very_transaction_that_was_checked_is_known() {

@@ -70,6 +70,36 @@ pub enum LiteEvent {
         /// When, ms since the Unix epoch.
         time_ms: u64,
     },
+    /// The machine's speed on a model is known.
+    Measured {
+        /// Model.
+        model: ModelId,
+        /// Microseconds a training step takes.
+        step_us: u64,
+    },
+    /// This model pays best here.
+    Chosen {
+        /// Model.
+        model: ModelId,
+        /// Expected pay of an hour, msat.
+        msat_per_hour: u64,
+    },
+    /// Training waits.
+    Paused {
+        /// What for.
+        reason: String,
+    },
+    /// Training goes on.
+    Resumed,
+    /// What was earned so far.
+    Earned {
+        /// Since the data directory was made, msat.
+        msat: u64,
+        /// For so many claims.
+        claims: u64,
+        /// What the node does.
+        doing: String,
+    },
     /// The wallet changed.
     Wallet {
         /// Spendable over Lightning, msat.
@@ -149,6 +179,19 @@ fn line(event: &LiteEvent) -> Option<String> {
         LiteEvent::Claim { claim, round, phase, note, .. } => {
             let note = if note.is_empty() { String::new() } else { format!(" ({note})") };
             format!("round {round}: claim {} {}{note}", claim.short(), format!("{phase:?}").to_lowercase())
+        }
+        LiteEvent::Measured { model, step_us } => {
+            #[allow(clippy::cast_precision_loss)]
+            let rate = 1e6 / (*step_us).max(1) as f64;
+            format!("this machine trains model {} at {rate:.1} steps a second", model.short())
+        }
+        LiteEvent::Chosen { model, msat_per_hour } => {
+            format!("model {} pays best here: about {} sat an hour", model.short(), msat_per_hour / 1000)
+        }
+        LiteEvent::Paused { reason } => format!("paused: {reason}"),
+        LiteEvent::Resumed => "nobody needs this computer: training goes on".into(),
+        LiteEvent::Earned { msat, claims, doing } => {
+            format!("earned {} sat for {claims} claims; {doing}", msat / 1000)
         }
         LiteEvent::Wallet { lightning_msat, channels } => {
             format!("wallet: {lightning_msat} msat over {channels} channels")

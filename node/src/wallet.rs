@@ -38,6 +38,14 @@ pub async fn start(
     Ok((wallet, address))
 }
 
+/// Whether [`start`] could begin: the configuration says all a wallet needs.
+///
+/// # Errors
+/// What is missing.
+pub fn check(config: &Config, datadir: &Path, identity: &Identity) -> Result<()> {
+    wallet_config(config, datadir, identity, "", false).map(drop)
+}
+
 /// Opens the wallet of a data directory. `recover` looks for the coins of restored words.
 ///
 /// # Errors

@@ -122,6 +122,21 @@ async fn fetches_a_blob_by_reference() {
     b.shutdown().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_goes_no_faster_than_told_and_arrives() {
+    let (a_dir, b_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let limits = BlobLimits { fetch_bytes_per_s: 512 << 10, ..BlobLimits::default() };
+    let a = node(a_dir.path(), 31).await;
+    let b = Blobs::open_with(b_dir.path(), &[32; 32], loopback(), limits).await.unwrap();
+    let bytes = noise(9, 256 << 10);
+    let blob = a.add(bytes.clone()).await.unwrap();
+    let begun = std::time::Instant::now();
+    b.fetch(&blob, &[a.addr()], MAX_LEN, None).await.unwrap();
+    // a bound from below, which no busy machine breaks
+    assert!(begun.elapsed() >= Duration::from_millis(450), "{:?}", begun.elapsed());
+    assert_eq!(b.get(&blob).await.unwrap(), bytes);
+}
+
 #[tokio::test(flavor = "multi_thread")] // D1: length and limit come from the caller
 async fn wrong_lengths_and_unknown_blobs_are_refused() {
     let (a_dir, b_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

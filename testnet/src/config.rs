@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// File name of a node's configuration.
 pub const NODE_FILE: &str = "oda.toml";
+/// File name of what a lite node needs to join, as `node/src/lite/join.rs` reads it.
+pub const JOIN_FILE: &str = "join.json";
 /// File name of the network's description.
 pub const NETWORK_FILE: &str = "network.toml";
 
@@ -39,17 +41,47 @@ pub struct NodeConfig {
     /// How a trainer trains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trainer: Option<Trainer>,
+    /// What a trainer may take of its machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lite: Option<Lite>,
     /// How a validator validates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validator: Option<Validator>,
 }
 
-/// How a validator validates.
+/// What a trainer may take of its machine: here it is started on purpose, and watched by a person.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct Lite {
+    /// Most of all cores, per cent.
+    pub max_cpu_percent: u32,
+    /// Pause on battery.
+    pub pause_on_battery: bool,
+    /// Pause while a person uses the machine.
+    pub pause_when_used: bool,
+}
+
+impl Lite {
+    /// Goes on whatever happens.
+    pub const EAGER: Self = Self { max_cpu_percent: 100, pause_on_battery: false, pause_when_used: false };
+}
+
+/// How a validator validates.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Validator {
-    /// Reveals false scores and spoils signatures.
-    pub misbehave: bool,
+    /// Reveals false scores, or spoils signatures, or both.
+    pub misbehave: Misdeed,
+}
+
+/// Not at all or in every way, or in one way by its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Misdeed {
+    /// Not at all, or in every way.
+    All(bool),
+    /// In one way.
+    One(String),
 }
 
 /// libp2p.
@@ -131,7 +163,7 @@ pub struct Trainer {
     /// Threads.
     pub threads: u32,
     /// Dishonest work only.
-    pub cheat: bool,
+    pub cheat: Misdeed,
     /// Most to be paid for a submission, msat, if not the usual.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_fee_msat: Option<u64>,

@@ -7,8 +7,8 @@
 //! though here, unlike in the DKGs of all later epochs, one process sees all shares.
 
 use crate::config::{
-    self, ChainEntry, Lightning, Listen, NETWORK_FILE, NODE_FILE, NetworkFile, NodeConfig, NodeEntry, P2p, Role,
-    Sponsor, Submissions, Trainer, Validator,
+    self, ChainEntry, JOIN_FILE, Lightning, Listen, Lite, Misdeed, NETWORK_FILE, NODE_FILE, NetworkFile, NodeConfig,
+    NodeEntry, P2p, Role, Sponsor, Submissions, Trainer, Validator,
 };
 use crate::peer_id::peer_id;
 use crate::ports::Ports;
@@ -64,6 +64,12 @@ pub struct Options {
     /// How many of the trainers, counted from the last, submit dishonest work.
     #[arg(long, default_value_t = 1)]
     pub cheats: usize,
+    /// What they submit, by a name of `testnet attack --list`, instead of every kind in turn.
+    #[arg(long)]
+    pub cheat_as: Option<String>,
+    /// What the lying validators do, by a name of `testnet attack --list`, instead of everything.
+    #[arg(long)]
+    pub lie_as: Option<String>,
     /// First port; each service takes the next. 0 takes free ones.
     #[arg(long, default_value_t = 0)]
     pub base_port: u16,
@@ -120,6 +126,13 @@ struct Made {
     id: NodeId,
     encryption: EncryptionSecret,
     lies: bool,
+}
+
+fn misdeed(does: bool, one: Option<&String>) -> Misdeed {
+    match one.filter(|_| does) {
+        Some(name) => Misdeed::One(name.clone()),
+        None => Misdeed::All(does),
+    }
 }
 
 fn make(name: String, role: Role, cheat: bool, lies: bool) -> Result<Made> {
@@ -229,12 +242,13 @@ pub fn create(dir: &Path, options: &Options, time_ms: u64) -> Result<NetworkFile
                 decoy_percent: o.decoy_percent,
                 submissions,
             }),
-            validator: m.lies.then_some(Validator { misbehave: true }),
-            trainer: (m.role == Role::Trainer).then_some(Trainer {
+            validator: m.lies.then(|| Validator { misbehave: misdeed(true, o.lie_as.as_ref()) }),
+            trainer: (m.role == Role::Trainer).then(|| Trainer {
                 threads: o.threads,
-                cheat: m.cheat,
+                cheat: misdeed(m.cheat, o.cheat_as.as_ref()),
                 max_fee_msat: None,
             }),
+            lite: (m.role == Role::Trainer).then_some(Lite::EAGER),
         };
         config::write(&datadir.join(NODE_FILE), &config)?;
     }
@@ -282,6 +296,29 @@ fn ceremony(dir: &Path, o: &Options, made: &[Made], time_ms: u64) -> Result<Gene
 fn peers_of(network: &NetworkFile, me: &NodeEntry) -> Vec<String> {
     let known = |n: &&NodeEntry| n.role == Role::Validator || (n.role == Role::Sponsor && me.role == Role::Trainer);
     network.nodes.iter().filter(|n| n.name != me.name).filter(known).map(|n| n.p2p.clone()).collect()
+}
+
+/// Writes `join.json`: all that `oda lite --join` needs to join this network and be paid on it. `lightning` are the
+/// sponsors' Lightning nodes. Only its owner can read it: it holds the password of the local chain.
+///
+/// # Errors
+/// If the genesis cannot be read or the file not written.
+pub fn write_join(dir: &Path, network: &NetworkFile, lightning: &[String]) -> Result<()> {
+    let path = dir.join(GENESIS_FILE);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let genesis: serde_json::Value =
+        serde_json::from_str(&text).with_context(|| format!("{} is malformed", path.display()))?;
+    let known = network.nodes.iter().filter(|n| matches!(n.role, Role::Validator | Role::Sponsor));
+    let ChainEntry { rpc, rpc_user, rpc_password } = &network.chain;
+    let join = serde_json::json!({
+        "genesis": genesis,
+        "peers": known.map(|n| &n.p2p).collect::<Vec<_>>(),
+        "lightning": {
+            "trusted": lightning,
+            "chain": {"kind": "bitcoind", "address": rpc, "user": rpc_user, "password": rpc_password},
+        },
+    });
+    write_secret(&dir.join(JOIN_FILE), serde_json::to_string_pretty(&join).context("writing JSON")?.as_bytes())
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

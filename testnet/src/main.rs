@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use oda_testnet::chain::ChainKind;
-use oda_testnet::{bench, chain_server, demo, genesis, network};
+use oda_testnet::{attack, bench, chain_server, demo, genesis, network};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::sync::watch;
@@ -20,6 +20,8 @@ struct Cli {
 enum Command {
     /// Run the whole loop: train, prove, attest, pay; and add up the money.
     Demo(Box<demo::Options>),
+    /// Run a network with one kind of attacker in it, and say what it got.
+    Attack(attack::Options),
     /// Measure consensus between real processes: block intervals, attestations, key generation, CPU.
     Bench(bench::Options),
     /// Write a new network: genesis file, and each node's data directory with its secrets.
@@ -45,11 +47,16 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Demo(options) => {
             let me = std::env::current_exe().context("finding this program")?;
-            Ok(match demo::run(&options, &me, stop_signal()?).await? {
-                demo::End::Good => ExitCode::SUCCESS,
-                demo::End::Bad => ExitCode::FAILURE,
-                demo::End::Interrupted => ExitCode::from(130), // as a shell reports SIGINT
-            })
+            Ok(ended(demo::run(&options, &me, stop_signal()?).await?))
+        }
+        Command::Attack(options) => {
+            let Some(name) = &options.name else {
+                print!("{}", attack::list());
+                return Ok(ExitCode::SUCCESS);
+            };
+            let me = std::env::current_exe().context("finding this program")?;
+            let demo = attack::network(attack::named(name)?, &options);
+            Ok(ended(demo::run(&demo, &me, stop_signal()?).await?))
         }
         Command::Bench(options) => {
             let me = std::env::current_exe().context("finding this program")?;
@@ -65,6 +72,14 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             chain_server::run(&dir, ChainKind::choose(chain), stop_signal()?).await?;
             Ok(ExitCode::SUCCESS)
         }
+    }
+}
+
+fn ended(end: demo::End) -> ExitCode {
+    match end {
+        demo::End::Good => ExitCode::SUCCESS,
+        demo::End::Bad => ExitCode::FAILURE,
+        demo::End::Interrupted => ExitCode::from(130), // as a shell reports SIGINT
     }
 }
 

@@ -284,8 +284,8 @@ impl Network {
         Ok(())
     }
 
-    /// Starts the sponsors and gives each the coins for its channels. Trainers are then told to
-    /// trust them: their Lightning node ids are known only now.
+    /// Starts the sponsors and gives each the coins for its channels. Trainers, and whoever joins later, are then told
+    /// to trust them: their Lightning node ids are known only now.
     ///
     /// # Errors
     /// If one does not start or is not funded.
@@ -307,7 +307,7 @@ impl Network {
             }
             config::write(&path, &config)?;
         }
-        Ok(())
+        genesis::write_join(&self.dir, &self.file, &trusted)
     }
 
     /// A sponsor's wallet, once it has one.

@@ -1,5 +1,6 @@
 //! The whole loop over real processes: training, proof, attestation, payment; and the same after
-//! `kill -9` of a validator, of a trainer between held and claimed, and of the sponsor.
+//! `kill -9` of a validator, of a trainer between held and claimed, and of the sponsor. At the end a newcomer joins with
+//! one command.
 //!
 //! One network and one story, because starting it is the expensive part.
 
@@ -7,8 +8,13 @@ mod common;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::{ROUND, Story, options, tell};
+use oda_testnet::config::JOIN_FILE;
 use oda_testnet::demo::view::{Money, RoundView};
 use oda_testnet::trainer::Phase;
+use serde_json::Value;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -119,7 +125,85 @@ impl Story {
         self.kill_the_sponsor().await.context("kill -9 of the sponsor")?;
         self.start_late().await.context("a node started late")?;
         self.balanced().await.context("at the end")?;
+        self.join_with_one_command().await.context("a lite node started with one command in an empty account")
+    }
+
+    // the lite node anyone starts and forgets: nothing but the network's file, an empty home and no further word
+    async fn join_with_one_command(&mut self) -> Result<()> {
+        let home = tempfile::tempdir()?;
+        let log = home.path().with_extension("log");
+        let out = std::fs::File::create(&log)?;
+        let err = out.try_clone()?;
+        let mut guest = Guest(
+            self.guest(home.path())
+                .args(["lite", "--join"])
+                .arg(self.network.dir().join(JOIN_FILE))
+                .stdin(Stdio::null())
+                .stdout(out)
+                .stderr(err)
+                .spawn()?,
+        );
+        let deadline = Instant::now() + 3 * ROUND;
+        let earned = loop {
+            if let Some(status) = guest.0.try_wait()? {
+                bail!("it ended by itself, {status}:\n{}", std::fs::read_to_string(&log)?);
+            }
+            let said = self.guest(home.path()).args(["lite", "status", "--json"]).output()?;
+            let status: Value = serde_json::from_slice(&said.stdout).unwrap_or_default();
+            match status["earned_msat"].as_u64() {
+                Some(earned) if earned > 0 => break status,
+                _ if Instant::now() > deadline => {
+                    bail!("no pay: {status:#}\n{}", std::fs::read_to_string(&log)?)
+                }
+                _ => self.pass().await?,
+            }
+        };
+        // what it says of itself is what the ledger says
+        let node: oda_consensus::ids::NodeId = serde_json::from_value(earned["node"].clone())?;
+        let rpc = self.network.rpc("validator-0")?;
+        let model = rpc.models().await?.into_iter().find(|m| m.round.is_some()).context("no model")?;
+        let mut settled_msat = 0;
+        for round in 1..=model.round.map_or(0, |r| r.number) {
+            let claims = rpc.claims(model.id, round).await?;
+            let own = claims.iter().filter(|i| i.claim.trainer == node).filter_map(|i| i.escrow.as_ref());
+            settled_msat += own.map(|e| e.paid_msat()).sum::<u64>();
+        }
+        let told_msat = earned["earned_msat"].as_u64().unwrap_or(u64::MAX);
+        ensure!(settled_msat >= told_msat && earned["is_running"] == true, "{settled_msat} msat settled: {earned:#}");
+        // K1: the words are for a terminal only
+        let datadir = home.path().join(".local/share/oda/lite");
+        let words = std::fs::read_to_string(datadir.join("keys/mnemonic"))?;
+        let told = std::fs::read_to_string(&log)?;
+        ensure!(words.split_whitespace().count() == 12 && !told.contains(words.trim()), "words in a log");
+        for line in ["a new wallet is in", "steps a second", "pays best here", "earned"] {
+            ensure!(told.contains(line), "it does not tell {line:?}:\n{told}");
+        }
+        let mode = std::fs::metadata(datadir.join("oda.toml"))?.permissions().mode() & 0o777;
+        ensure!(mode == 0o600, "oda.toml may hold a password, its mode is {mode:o}");
+        std::fs::remove_file(&log)?;
         Ok(())
+    }
+
+    /// `oda` in an account of its own. The machine of a test is in use; whether that makes it pause is not asked here.
+    fn guest(&self, home: &Path) -> Command {
+        let mut command = Command::new(self.network.oda());
+        command
+            .env("HOME", home)
+            .env_remove("XDG_DATA_HOME")
+            .env_remove("ODA_DATADIR")
+            .env("OMP_WAIT_POLICY", "PASSIVE");
+        command.env("ODA_PAUSE_WHEN_USED", "false").env("ODA_PAUSE_ON_BATTERY", "false");
+        command
+    }
+}
+
+/// Killed when the story is over.
+struct Guest(Child);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -218,6 +218,7 @@ impl Core {
         self.ledger_mut().append(&block, &changes).context("writing a block")?;
         self.shared.replace(next);
         self.mempool.prune(&self.shared.state(), &decided.block.txs);
+        self.tell_again(header.height);
         let _ = self.shared.blocks.send(header.height);
         self.tell_payees(&entries);
         self.state_changed()

@@ -1,6 +1,7 @@
 //! Lets the role engines see what happened and carries out what they decide.
 
 use super::{Core, misbehave};
+use crate::config::Lie;
 use crate::net::{Topic, Verdict};
 use crate::sponsor::WalletReport;
 use anyhow::Result;
@@ -36,6 +37,28 @@ impl Core {
             }
             if let Some(sponsor) = &mut self.sponsor {
                 sponsor.changed(e);
+            }
+        }
+    }
+
+    /// Gossip tells a message once; if whoever got it has died since, or nobody did, it would wait here for ever, for an
+    /// engine that submits it again finds it waiting. So validators are asked to take it.
+    pub(super) fn tell_again(&mut self, height: u64) {
+        if self.catching_up {
+            return;
+        }
+        let overdue = self.mempool.overdue(self.me, height);
+        if overdue.is_empty() {
+            return;
+        }
+        let validators = {
+            let state = self.shared.state();
+            let connected = self.net.connected().into_iter();
+            connected.filter(|peer| state.validator(*peer).is_some()).collect::<Vec<_>>()
+        };
+        for peer in validators {
+            for tx in &overdue {
+                self.ask(peer, Request::SubmitTx(Box::new(tx.clone())));
             }
         }
     }
@@ -103,7 +126,8 @@ impl Core {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             let Some(duty) = &mut self.duty else { return Ok(()) };
-            let input = if duty.options.misbehave { misbehave::judge(input) } else { input };
+            let lies = duty.options.misbehave.does(Lie::Misjudge);
+            let input = if lies { misbehave::judge(input) } else { input };
             let effects = duty.engine.handle(&self.shared.state(), input, &mut self.rng);
             for effect in effects {
                 inputs.extend(self.validator_effect(effect)?);
@@ -174,7 +198,7 @@ impl Core {
         for effect in effects {
             match effect {
                 SignEffect::Broadcast(message) => {
-                    let lies = self.duty.as_ref().is_some_and(|d| d.options.misbehave);
+                    let lies = self.duty.as_ref().is_some_and(|d| d.options.misbehave.does(Lie::ShareWithholder));
                     let message = if lies { misbehave::sign(message) } else { message };
                     self.tell(epoch, CommitteeMessage::Sign(message));
                 }

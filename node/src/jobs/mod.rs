@@ -5,7 +5,7 @@ mod train;
 
 pub(crate) use judge::{JudgeReport, Judges};
 pub use judge::{ReplayInput, replay};
-pub use train::Training;
+pub use train::{Trained, Training};
 
 use crate::report::{LiteEvent, Reporter};
 use anyhow::{Context, Result};

@@ -2,6 +2,7 @@
 
 use super::{DATA_TIMEOUT, fetch_progress, model_data, obtain};
 use crate::config::Trainer as TrainerOptions;
+use crate::lite::limits::{Ended, Pace, Valve};
 use crate::report::{LiteEvent, Reporter};
 use anyhow::{Context, Result, bail, ensure};
 use oda_consensus::delta;
@@ -14,7 +15,7 @@ use oda_ml::cheat::{self, Cheat};
 use oda_ml::compress::{ErrorFeedback, compress};
 use oda_ml::torch::{Torch, set_threads};
 use oda_ml::train::be_nice;
-use oda_ml::{Backend as _, Dataset, Inner, ModelData, Work, judge, weights};
+use oda_ml::{Backend as _, Dataset, Inner, MlError, ModelData, Work, judge, weights};
 use oda_storage::{BlobAddr, Blobs};
 use rand_core::RngCore as _;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ pub struct Training {
     pub me: NodeId,
     /// Settings.
     pub options: TrainerOptions,
+    /// Threads for training.
+    pub threads: u32,
     /// Blobs of this node.
     pub blobs: Arc<Blobs>,
     /// Who may have what is missing.
@@ -39,14 +42,29 @@ pub struct Training {
     pub reporter: Arc<Reporter>,
     /// Where the optimiser's state is kept from round to round.
     pub dir: PathBuf,
+    /// What the training may take of the machine.
+    pub valve: Arc<Valve>,
+    /// Ends it.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// What became of a training.
+#[derive(Debug, Default)]
+pub struct Trained {
+    /// The compressed delta and the gain to state.
+    pub done: Option<(BlobRef, i64)>,
+    /// Why it was ended early.
+    pub ended: Option<Ended>,
+    /// How long a step took, microseconds.
+    pub step_us: Option<u64>,
 }
 
 impl Training {
-    /// Trains for a round and stores the compressed delta; its reference, and the gain to state.
+    /// Trains for a round and stores the compressed delta.
     ///
     /// # Errors
     /// If head or data cannot be had, or training fails.
-    pub async fn run(self, job: TrainJob) -> Result<(BlobRef, i64)> {
+    pub async fn run(self, job: TrainJob) -> Result<Trained> {
         let (blobs, reporter) = (&self.blobs, &self.reporter);
         let data = model_data(job.model, &job.manifest, blobs, &self.providers, None, Some(reporter)).await?;
         let progress = fetch_progress(reporter.clone(), "head", job.head.len);
@@ -64,14 +82,17 @@ impl Training {
                 trained.join().unwrap_or_else(|_| bail!("training panicked"))
             })
         };
-        let (bytes, gain) = tokio::task::spawn_blocking(work).await??;
-        Ok((blobs.add(bytes).await.context("storing the delta")?, gain))
+        let (made, mut trained) = tokio::task::spawn_blocking(work).await??;
+        if let Some((bytes, gain)) = made {
+            trained.done = Some((blobs.add(bytes).await.context("storing the delta")?, gain));
+        }
+        Ok(trained)
     }
 
     /// The training itself; blocks.
-    fn work(&self, job: &TrainJob, data: &ModelData, head: &[u8]) -> Result<(Vec<u8>, i64)> {
+    fn work(&self, job: &TrainJob, data: &ModelData, head: &[u8]) -> Result<(Option<(Vec<u8>, i64)>, Trained)> {
         let (m, t) = (&job.manifest, &job.manifest.training);
-        set_threads(self.options.threads.max(1));
+        set_threads(self.threads.max(1));
         let backend = Torch { device: self.options.device.parse()? };
         let head = weights::from_bytes(m, head)?;
         let mut seed = [0; 32];
@@ -81,14 +102,16 @@ impl Training {
             WorkMode::Free => sample::draw(seed, m.data.train.samples, t.inner_steps.saturating_mul(t.batch)),
         };
         let (mut shard, mut steps, mut sign) = (own.clone(), t.inner_steps, 1.0);
-        if self.options.cheat {
-            let cheat = Cheat::of_round(job.round);
+        if let Some(cheat) = self.options.cheat.in_round(job.round) {
             tracing::info!(?cheat, round = job.round, "cheating");
             if let Some(bytes) = cheat::malformed(cheat, m) {
-                return Ok((bytes, 1_000_000));
+                return Ok((Some((bytes, 1_000_000)), Trained::default()));
             }
             match cheat {
-                Cheat::Random => return Ok((compress(&cheat::random(head.len(), 0.02, seed), t), 1_000_000)),
+                Cheat::Random => {
+                    let bytes = compress(&cheat::random(head.len(), 0.02, seed), t);
+                    return Ok((Some((bytes, 1_000_000)), Trained::default()));
+                }
                 Cheat::Poison => sign = -1.0,
                 Cheat::Lazy => steps = 1,
                 _ => shard = judge::shard(m, job.model, job.round, job.start, NodeId(seed)),
@@ -96,13 +119,23 @@ impl Training {
         }
         let mut state = State::open(&self.dir, job.model, head.len(), t.feedback_milli);
         let round = job.round;
+        let mut pace = Pace::new(&self.valve, &self.stop);
         let mut watch = |s: oda_ml::Step| {
+            pace.step();
             if s.step % 10 == 0 || s.step == s.steps {
                 self.reporter.lite(&LiteEvent::Train { round, step: s.step, steps: s.steps, loss: s.loss });
             }
         };
         let work = Work { manifest: m, head: &head, data: &data.train, indices: &shard, steps, seed };
-        let mut dense = backend.train(&work, &mut state.inner, &AtomicBool::new(false), &mut watch)?;
+        let dense = backend.train(&work, &mut state.inner, &self.stop, &mut watch);
+        let trained = Trained { done: None, ended: pace.ended, step_us: pace.step_us() };
+        let mut dense = match dense {
+            Err(MlError::Stopped) => {
+                let ended = trained.ended.or(Some(Ended::Stale));
+                return Ok((None, Trained { ended, ..trained }));
+            }
+            other => other?,
+        };
         dense.iter_mut().for_each(|v| *v *= sign);
         let bytes = state.feedback.compress(&dense, t);
         let sparse = delta::decode(&bytes, head.len(), t, &m.judging)
@@ -124,7 +157,7 @@ impl Training {
         };
         // only of work that is handed in: what is done again must not count as sent
         state.save(&self.dir, job.model);
-        Ok((bytes, stated))
+        Ok((Some((bytes, stated)), trained))
     }
 }
 

@@ -17,7 +17,7 @@ use std::num::NonZeroU64;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// Items on their way from the network to the disk; each is at most 16 KiB.
 const IMPORT_QUEUE_MAX: usize = 32;
@@ -201,7 +201,11 @@ impl Blobs {
             .await
             .map_err(|_| ProviderFault::Unreachable(format!("no answer within {} ms", self.limits.connect_ms_max)))?
             .map_err(|e| ProviderFault::Unreachable(format!("{e:#}")))?;
-        let rate_ms = len.get().saturating_mul(1_000) / self.limits.rate_min_bytes_per_s.max(1);
+        let slowest = match self.limits.fetch_bytes_per_s {
+            0 => self.limits.rate_min_bytes_per_s,
+            cap => self.limits.rate_min_bytes_per_s.min(cap / 2),
+        };
+        let rate_ms = len.get().saturating_mul(1_000) / slowest.max(1);
         let spent_ms = rate_ms.saturating_add(self.limits.silence_ms_max);
         let transfer = self.transfer(&connection, hash, len, progress);
         let result = match timeout(Duration::from_millis(spent_ms), transfer).await {
@@ -245,6 +249,7 @@ impl Blobs {
         let import = self.store.blobs().import_bao(to_iroh(hash), len, IMPORT_QUEUE_MAX).await;
         let import = import.map_err(failed("storing a blob"))?;
         let mut content_bytes = 0_u64;
+        let begun = Instant::now();
         let end = loop {
             match self.patient(content.next()).await? {
                 BlobContentNext::More((next, item)) => {
@@ -258,6 +263,11 @@ impl Blobs {
                     if let Some(progress) = progress.filter(|_| content_bytes > before) {
                         let held = local_bytes.saturating_add(content_bytes);
                         progress.try_send(held.min(len.get())).ok(); // a full channel misses a report, no more
+                    }
+                    // what is not read is not sent: QUIC's windows slow the provider down
+                    if let Some(due_ms) = content_bytes.saturating_mul(1_000).checked_div(self.limits.fetch_bytes_per_s)
+                    {
+                        sleep_until(begun + Duration::from_millis(due_ms)).await;
                     }
                 }
                 BlobContentNext::Done(end) => break Some(end),

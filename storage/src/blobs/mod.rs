@@ -59,6 +59,9 @@ pub struct BlobLimits {
     pub silence_ms_max: u64,
     /// Slowest average a provider may send at, beyond one `silence_ms_max` of grace.
     pub rate_min_bytes_per_s: u64,
+    /// Fastest one fetch may go, beyond the first few MiB that are under way anyway; 0: as fast as it comes. The slowest
+    /// a provider may be is then half of this at most.
+    pub fetch_bytes_per_s: u64,
     /// How often blobs that nothing pins are removed, leftovers of broken fetches among them.
     pub collect_every_ms: u64,
 }
@@ -78,6 +81,7 @@ impl Default for BlobLimits {
             connect_ms_max: 10_000,
             silence_ms_max: 20_000,
             rate_min_bytes_per_s: 32 << 10,
+            fetch_bytes_per_s: 0,
             collect_every_ms: 600_000,
         }
     }

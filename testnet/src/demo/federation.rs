@@ -95,6 +95,11 @@ impl Watcher {
         f.members.iter().map(|m| self.name(m)).find(|name| Some(name) != first.as_ref())
     }
 
+    /// Whether a validator was evicted.
+    pub fn any_evicted(&self) -> bool {
+        !self.sum.evicted.is_empty()
+    }
+
     /// The report.
     pub fn sum(&self) -> FederationSum {
         self.sum.clone()

@@ -12,6 +12,7 @@ pub use follow::Follower;
 
 use federation::Watcher;
 
+use crate::attack::Attack;
 use crate::chain::ChainKind;
 use crate::config::Role;
 use crate::genesis;
@@ -29,6 +30,8 @@ const LOOK: Duration = Duration::from_millis(400);
 /// Time between two Bitcoin blocks. Hold windows are hundreds of blocks: slow enough not to run
 /// into them, fast enough that what is on chain confirms.
 const BITCOIN_BLOCK: Duration = Duration::from_secs(5);
+/// Further rounds for which a lying validator is waited for until it is drawn and convicted.
+const LIAR_ROUNDS: usize = 12;
 /// How long a round may take before the demo gives up.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long the network may be unreachable.
@@ -63,6 +66,9 @@ pub struct Options {
     /// The network, if it has to be made.
     #[command(flatten)]
     pub network: genesis::Options,
+    /// The attack this network is about.
+    #[arg(skip)]
+    pub attack: Option<Attack>,
 }
 
 /// How the demo ended.
@@ -145,7 +151,13 @@ async fn go(options: &Options, network: &mut Network, screen: &mut Screen, end: 
     let mut mined = Instant::now();
     let mut progress = Instant::now();
     let mut heard = Instant::now();
-    while follower.over().len() < options.rounds {
+    let lies = options.attack.is_some_and(|a| a.validator);
+    loop {
+        // a liar can be convicted only once it is drawn
+        let caught = !lies || federation.any_evicted() || follower.over().len() >= options.rounds + LIAR_ROUNDS;
+        if follower.over().len() >= options.rounds && caught {
+            break;
+        }
         tick(network, &mut mined).await?;
         match follower.look(network).await {
             Ok(view) => {
@@ -185,8 +197,14 @@ async fn go(options: &Options, network: &mut Network, screen: &mut Screen, end: 
         }
         let _ = follower.look(network).await; // what the wallets say may still be under way
     };
-    let summary = summary::Summary { federation: federation.sum(), ..summary };
+    let mut summary = summary::Summary { federation: federation.sum(), ..summary };
+    if lies && summary.federation.evicted.is_empty() {
+        summary.problems.push("the lying validator was not evicted".into());
+    }
     screen.summary(&summary);
+    if let Some(attack) = options.attack {
+        screen.print(&verdict(attack, &summary));
+    }
     *end = Some(if summary.is_good() { End::Good } else { End::Bad });
     if options.keep {
         screen.print(&how_to_ask(network, &follower)?);
@@ -196,6 +214,21 @@ async fn go(options: &Options, network: &mut Network, screen: &mut Screen, end: 
         }
     }
     Ok(())
+}
+
+/// What an attack got, in a sentence.
+fn verdict(attack: Attack, summary: &summary::Summary) -> String {
+    let Attack { name, does, stopped_by, .. } = attack;
+    let got = if attack.validator {
+        let evicted: Vec<String> =
+            summary.federation.evicted.iter().map(|(who, why)| format!("{who}: {why}")).collect();
+        if evicted.is_empty() { "nobody was evicted".into() } else { format!("evicted: {}", evicted.join(", ")) }
+    } else {
+        let cheats = || summary.trainers.iter().filter(|t| t.cheat);
+        let (claims, paid): (u64, u64) = (cheats().map(|t| t.claims).sum(), cheats().map(|t| t.paid_claims).sum());
+        format!("{claims} claims judged, {paid} paid, {} msat", cheats().map(|t| t.income_msat).sum::<u64>())
+    };
+    format!("attack {name} ({does}): {got}. {stopped_by}")
 }
 
 async fn start(options: &Options, network: &mut Network, screen: &Screen) -> Result<()> {
@@ -277,8 +310,9 @@ fn how_to_ask(network: &Network, follower: &Follower) -> Result<String> {
     let oda = network.oda().display();
     let genesis = network.dir().join(genesis::GENESIS_FILE);
     Ok(format!(
-        "\nThe network runs on until Ctrl-C. Ask it:\n\n  {oda} ledger tail --rpc {url}\n  {oda} ledger credit --rpc {url}\n  {oda} ledger verify --rpc {url}\n  {oda} model list --rpc {url}\n  {oda} claim show {claim} --rpc {url}\n  {oda} verify {claim} --genesis {} --peer {}\n",
+        "\nThe network runs on until Ctrl-C. Ask it:\n\n  {oda} ledger tail --rpc {url}\n  {oda} ledger credit --rpc {url}\n  {oda} ledger verify --rpc {url}\n  {oda} model list --rpc {url}\n  {oda} claim show {claim} --rpc {url}\n  {oda} verify {claim} --genesis {} --peer {}\n\nJoin it, and be paid:\n\n  {oda} lite --join {} --datadir \"$(mktemp -d)\"\n",
         genesis.display(),
         first.p2p,
+        network.dir().join(crate::config::JOIN_FILE).display(),
     ))
 }

@@ -2,18 +2,33 @@
 //!
 //! It asks full nodes for rounds and claims and lets [`Trainer`] decide what of their answers can be
 //! believed and what to do. This file only moves messages: network, wallet, blobs and training run
-//! beside the loop and report back as events.
+//! beside the loop and report back as events. Which model is worth the work is decided in [`choose`], whether the machine
+//! is free for it in [`machine`]; the engine is then shown the others, and all while paused, as if nobody paid for them.
+
+pub mod choose;
+pub mod flags;
+pub mod join;
+mod labour;
+pub mod limits;
+pub mod machine;
+pub mod measure;
+mod pump;
+pub mod status;
+mod work;
 
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::fees::{Fees, Unpaid};
 use crate::identity::Identity;
-use crate::jobs::Training;
 use crate::net::{Net, NetConfig, NetEvent};
 use crate::peers::{PeerBook, own_record};
 use crate::report::{LiteEvent, Reporter};
 use crate::wallet;
 use anyhow::{Context, Result};
+use labour::{Earned, bounds, cpu_share};
+use limits::{Ended, Valve};
+use machine::{Readings, Reason};
+use measure::Speeds;
 use oda_consensus::codec;
 use oda_consensus::engine::trainer::{ClaimRecord, Phase, Trainer, TrainerConfig, TrainerEffect, TrainerInput};
 use oda_consensus::epoch::EpochChain;
@@ -22,30 +37,51 @@ use oda_consensus::ids::{BlobRef, ChainId, ClaimId, EscrowId, ModelId, NodeId, P
 use oda_consensus::keys::NodeKey;
 use oda_consensus::tx::SignedTx;
 use oda_consensus::wire::{Request, Response, Role, SignedPeerRecord};
-use oda_lightning::{LnEvent, PaymentState, Wallet};
-use oda_storage::{Blobs, RecordStore, RocksRecords};
+use oda_lightning::{PaymentState, Wallet};
+use oda_storage::{BlobLimits, Blobs, RecordStore, RocksRecords};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Duration, MissedTickBehavior};
+use work::Work;
 
-/// Most models followed.
-const MAX_MODELS: usize = 16;
+/// How often the owner's status file is written.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// How often the earnings are told.
+const TELL_EVERY: Duration = Duration::from_secs(600);
+/// Deltas kept of claims that are over, for whoever verifies them later.
+const KEPT_DELTAS: usize = 64;
 const PREFIX: &[u8] = b"claim/";
 const MAX_RECORDS: usize = 1 << 20;
 
 /// What reaches the loop from the tasks beside it.
 enum Event {
     Answer(NodeId, Box<Response>, Option<EscrowId>),
-    Trained { model: ModelId, round: u64, result: Result<(BlobRef, i64), String> },
+    Trained { model: ModelId, round: u64, step_us: Option<u64>, result: Result<(BlobRef, i64), Failed> },
+    Measured { model: ModelId, result: Result<u64, String> },
+    Machine(Readings),
     InvoiceMade { claim: ClaimId, tranche: u8, result: Result<String, String> },
     Held { hash: PaymentHash, amount_msat: u64, deadline: u32, done: Option<oneshot::Sender<()>> },
     Received { hash: PaymentHash, done: Option<oneshot::Sender<()>> },
     Chain { height: u32, lightning_msat: u64, channels: usize },
     FeePosted { claim: ClaimId, result: Result<NodeId, Unpaid> },
+}
+
+/// Why a training brought nothing.
+enum Failed {
+    Ended(Ended),
+    Error(String),
+}
+
+/// The training under way.
+struct Running {
+    model: ModelId,
+    round: u64,
+    stop: Arc<AtomicBool>,
 }
 
 struct Lite {
@@ -71,7 +107,17 @@ struct Lite {
     announced: BTreeMap<ModelId, u64>,
     turn: usize,
     reporter: Arc<Reporter>,
-    training_dir: PathBuf,
+    datadir: PathBuf,
+    valve: Arc<Valve>,
+    share: limits::CpuShare,
+    work: Work,
+    running: Option<Running>,
+    chosen: Option<ModelId>,
+    paused: Option<Reason>,
+    heads: BTreeMap<ModelId, BlobRef>,
+    /// Deltas of claims that are over, oldest first.
+    spent: VecDeque<BlobRef>,
+    earned: Earned,
     events: mpsc::Sender<Event>,
 }
 
@@ -88,6 +134,8 @@ pub async fn run(
     let genesis = config.genesis(datadir)?;
     let (chain, epochs) = (genesis.chain(), EpochChain::new(&genesis)?);
     let identity = Identity::load(datadir)?;
+    // before anything is opened that would have to be closed again
+    wallet::check(&config, datadir, &identity)?;
     let key = identity.key.clone();
     let records = RocksRecords::open(&datadir.join("claims"), chain).context("opening the claim records")?;
     let known = records
@@ -96,8 +144,10 @@ pub async fn run(
         .map(|(_, bytes)| codec::decode(&bytes))
         .collect::<Result<Vec<ClaimRecord>, _>>()
         .context("a claim record is damaged: restore the claims directory from a backup")?;
+    let blob_limits =
+        BlobLimits { fetch_bytes_per_s: config.lite.max_download_kib_s.saturating_mul(1024), ..BlobLimits::default() };
     let blobs = Arc::new(
-        Blobs::open(&datadir.join("blobs"), &key.secret(), config.blobs.listen)
+        Blobs::open_with(&datadir.join("blobs"), &key.secret(), config.blobs.listen, blob_limits)
             .await
             .context("opening the blob store")?,
     );
@@ -127,8 +177,18 @@ pub async fn run(
         };
         events.send(event).await.context("starting")?;
     }
-    let pump = tokio::spawn(pump(wallet.clone(), events.clone()));
+    let pump = tokio::spawn(pump::wallet(wallet.clone(), events.clone()));
+    let look = tokio::spawn(pump::machine(events.clone()));
     let fees = Fees::new(&datadir.join("fees"), wallet.clone(), config.network, config.trainer.max_fee_msat)?;
+    let share = cpu_share(&config);
+    let bounds = bounds(&config, share);
+    let valve = Arc::new(Valve::new(share.duty_milli, bounds.max_bytes));
+    let speeds = Speeds::open(&datadir.join("speeds.json"), share.threads, &config.trainer.device);
+    let work = Work::new(datadir.to_path_buf(), bounds, speeds, known.iter());
+    let mut over: Vec<&ClaimRecord> = known.iter().filter(|r| r.phase.is_over()).collect();
+    over.sort_by_key(|r| r.round);
+    let spent = over.iter().skip(over.len().saturating_sub(KEPT_DELTAS)).map(|r| r.delta).collect();
+    let earned = Earned::new(known.iter());
     let mut lite = Lite {
         me: key.id(),
         chain,
@@ -151,64 +211,56 @@ pub async fn run(
         announced: BTreeMap::new(),
         turn: 0,
         reporter,
-        training_dir: datadir.join("training"),
+        datadir: datadir.to_path_buf(),
+        valve,
+        share,
+        work,
+        running: None,
+        chosen: None,
+        paused: None,
+        heads: BTreeMap::new(),
+        spent,
+        earned,
         events,
     };
     let mut tick = tokio::time::interval(Duration::from_millis(300));
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut status = tokio::time::interval(STATUS_EVERY);
+    let mut tell = tokio::time::interval_at(tokio::time::Instant::now() + TELL_EVERY, TELL_EVERY);
+    for timer in [&mut tick, &mut status, &mut tell] {
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
     let result = loop {
         let step = tokio::select! {
             _ = stop.changed() => break Ok(()),
             Some(event) = net_events.recv() => lite.on_net(event),
             Some(event) = queue.recv() => lite.on_event(event),
             _ = tick.tick() => lite.on_tick(),
+            _ = status.tick() => {
+                let doing = lite.doing();
+                lite.write_status(&doing);
+                Ok(())
+            }
+            _ = tell.tick() => {
+                let (doing, earned) = (lite.doing(), &lite.earned);
+                let (msat, claims) = (earned.msat, earned.paid);
+                lite.reporter.lite(&LiteEvent::Earned { msat, claims, doing });
+                Ok(())
+            }
         };
         if let Err(error) = step {
             break Err(error);
         }
     };
     pump.abort();
+    look.abort();
+    lite.valve.hold(false);
+    lite.running.iter().for_each(|r| r.stop.store(true, Ordering::Relaxed));
+    lite.write_status("stopped");
     let wallet = lite.wallet.clone();
     let _ = wallet::blocking(move || wallet.stop()).await;
     lite.net.shutdown().await;
     let _ = lite.blobs.shutdown().await;
     result
-}
-
-/// Carries wallet events to the loop, one at a time, and the chain's height.
-async fn pump(wallet: Arc<Wallet>, events: mpsc::Sender<Event>) {
-    let mut tick = tokio::time::interval(Duration::from_millis(500));
-    loop {
-        tokio::select! {
-            event = wallet.next_event() => {
-                let (done, handled) = oneshot::channel();
-                let event = match event {
-                    LnEvent::Held { hash, amount_msat, claim_deadline_height } => {
-                        Event::Held { hash, amount_msat, deadline: claim_deadline_height, done: Some(done) }
-                    }
-                    LnEvent::Received { hash, .. } => Event::Received { hash, done: Some(done) },
-                    _ => {
-                        let _ = wallet.event_handled();
-                        continue;
-                    }
-                };
-                if events.send(event).await.is_err() {
-                    return;
-                }
-                if handled.await.is_ok() {
-                    let _ = wallet.event_handled();
-                }
-            }
-            _ = tick.tick() => {
-                let w = wallet.clone();
-                let facts = wallet::blocking(move || (w.best_block_height(), w.lightning_balance_msat(), w.channels().iter().filter(|c| c.usable).count())).await;
-                let Ok((height, lightning_msat, channels)) = facts else { return };
-                if events.send(Event::Chain { height, lightning_msat, channels }).await.is_err() {
-                    return;
-                }
-            }
-        }
-    }
 }
 
 impl Lite {
@@ -299,15 +351,23 @@ impl Lite {
     fn on_event(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Answer(peer, response, escrow) => self.on_answer(peer, *response, escrow),
-            Event::Trained { model, round, result } => match result {
+            Event::Machine(readings) => {
+                self.on_machine(&readings);
+                Ok(())
+            }
+            Event::Measured { model, result } => {
+                if let Ok(step_us) = result {
+                    self.reporter.lite(&LiteEvent::Measured { model, step_us });
+                }
+                self.work.measured(model, result);
+                Ok(())
+            }
+            Event::Trained { model, round, step_us, result } => match self.ended(model, round, step_us, result) {
                 Ok((delta, stated_gain_unat)) => {
                     self.reporter.lite(&LiteEvent::Trained { round, bytes: delta.len, gain_unat: stated_gain_unat });
                     self.drive(TrainerInput::Trained { model, round, delta, stated_gain_unat })
                 }
-                Err(why) => {
-                    tracing::warn!(round, why, "training failed; trying again");
-                    self.drive(TrainerInput::TrainFailed { model, round })
-                }
+                Err(()) => self.drive(TrainerInput::TrainFailed { model, round }),
             },
             Event::InvoiceMade { claim, tranche, result } => {
                 self.invoicing.remove(&(claim, tranche));
@@ -361,13 +421,9 @@ impl Lite {
                 }
             }
             Response::Models(ids) => {
-                self.models.extend(ids.into_iter().take(MAX_MODELS.saturating_sub(self.models.len())))
+                self.models.extend(ids.into_iter().take(work::MAX_MODELS.saturating_sub(self.models.len())))
             }
-            // no work is taken before a payment could reach us
-            Response::Model(Some(view)) if self.wallet_seen.1 > 0 || self.trainer.claims().next().is_some() => {
-                self.fees.heard(peer, &view);
-                return self.drive(TrainerInput::Model(view));
-            }
+            Response::Model(Some(view)) => return self.on_model(peer, view),
             Response::Epochs(links) => return self.drive(TrainerInput::Epochs(links)),
             Response::Claim(Some(view)) => return self.drive(TrainerInput::Claim { from: peer, view }),
             Response::Shares(shares) => {
@@ -389,33 +445,7 @@ impl Lite {
                     let key = [PREFIX, &record.claim.0].concat();
                     self.records.put(&key, &codec::encode(record.as_ref())).context("writing a claim record")?;
                 }
-                TrainerEffect::Train(job) => {
-                    if self.announced.insert(job.model, job.round) != Some(job.round) {
-                        self.reporter.lite(&LiteEvent::Round {
-                            model: job.model,
-                            round: job.round,
-                            head: job.head.hash,
-                        });
-                    }
-                    let providers = self.book.providers(&self.founders);
-                    let training = Training {
-                        me: self.me,
-                        options: self.config.trainer.clone(),
-                        blobs: self.blobs.clone(),
-                        providers,
-                        reporter: self.reporter.clone(),
-                        dir: self.training_dir.clone(),
-                    };
-                    let events = self.events.clone();
-                    tokio::spawn(async move {
-                        let (model, round) = (job.model, job.round);
-                        let result = training.run(*job).await.map_err(|e| format!("{e:#}"));
-                        if result.is_err() {
-                            tokio::time::sleep(Duration::from_secs(1)).await;
-                        }
-                        let _ = events.send(Event::Trained { model, round, result }).await;
-                    });
-                }
+                TrainerEffect::Train(job) => self.train(*job),
                 TrainerEffect::Submit(tx) => {
                     let signed = SignedTx::new(tx, &self.key, self.chain);
                     let peers = self.full_peers();
@@ -471,6 +501,9 @@ impl Lite {
                     });
                 }
                 TrainerEffect::Report { claim, round, phase, note } => {
+                    if phase.is_over() {
+                        self.claim_over(claim);
+                    }
                     self.reporter.lite(&LiteEvent::Claim { claim, round, phase, note, time_ms: now_ms() });
                 }
             }
