@@ -9,8 +9,15 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_path_buf()
 }
 
+type Edges = BTreeMap<String, BTreeSet<String>>;
+
 /// Direct dependencies of each member on other members and outside crates, as declared.
-fn dependencies() -> (BTreeMap<String, BTreeSet<String>>, serde_json::Value) {
+fn dependencies() -> (Edges, serde_json::Value) {
+    edges(|d| d["kind"].is_null())
+}
+
+/// Those of some kind: normal, for builds, for tests.
+fn edges(wanted: impl Fn(&serde_json::Value) -> bool) -> (Edges, serde_json::Value) {
     let out = Command::new(env!("CARGO"))
         .args(["metadata", "--locked", "--offline", "--format-version", "1"])
         .current_dir(root())
@@ -23,9 +30,8 @@ fn dependencies() -> (BTreeMap<String, BTreeSet<String>>, serde_json::Value) {
     let mut found = BTreeMap::new();
     for package in meta["packages"].as_array().expect("packages") {
         if members.contains(package["id"].as_str().unwrap_or("")) {
-            let normal =
-                package["dependencies"].as_array().expect("dependencies").iter().filter(|d| d["kind"].is_null());
-            let names = normal.filter_map(|d| d["name"].as_str()).map(str::to_string).collect();
+            let chosen = package["dependencies"].as_array().expect("dependencies").iter().filter(|d| wanted(d));
+            let names = chosen.filter_map(|d| d["name"].as_str()).map(str::to_string).collect();
             found.insert(package["name"].as_str().expect("name").to_string(), names);
         }
     }
@@ -79,6 +85,26 @@ fn dependency_rule() {
     assert_eq!(forbidden_edges(&deps), Vec::<String>::new());
     deps.entry("oda-consensus".into()).or_default().insert("tokio".into());
     assert_eq!(forbidden_edges(&deps), ["oda-consensus -> tokio"], "a planted edge is found");
+}
+
+/// Whoever is built with the planted bugs, but the packages of `simnet/planted`. Their names say what they are, also
+/// where a dependency is renamed.
+fn planted_edges(deps: &Edges) -> Vec<String> {
+    let planted = |name: &&String| name.ends_with("-planted");
+    let rest = deps.iter().filter(|(from, _)| !planted(from));
+    rest.flat_map(|(from, names)| names.iter().filter(planted).map(move |to| format!("{from} -> {to}"))).collect()
+}
+
+#[test]
+fn nothing_is_built_with_planted_bugs() {
+    let (mut deps, _) = edges(|_| true);
+    assert_eq!(planted_edges(&deps), Vec::<String>::new());
+    let ours: Vec<&String> = deps.keys().filter(|name| name.ends_with("-planted")).collect();
+    assert_eq!(ours, ["oda-consensus-planted", "oda-simnet-planted", "oda-storage-planted"]);
+    assert!(deps["oda-simnet-planted"].contains("oda-consensus-planted"), "a renamed dependency keeps its name here");
+    assert!(!deps["oda-simnet-planted"].contains("oda-consensus"), "the checks would be of the right code");
+    deps.entry("oda-node".into()).or_default().insert("oda-consensus-planted".into());
+    assert_eq!(planted_edges(&deps), ["oda-node -> oda-consensus-planted"], "a planted edge is found");
 }
 
 /// Licences a package offers that are not allowed; empty if some choice is.
