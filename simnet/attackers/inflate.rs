@@ -9,7 +9,7 @@ pub(super) const KIND: Kind = Kind {
     rows: &[10],
     role: Role::Trainer,
     names: 1,
-    goal: "a larger share of the pool than the work is worth",
+    goal: "take a larger share of the pool than the work is worth",
     gain: "the others' share",
     stopped_by: "S4: deltas are clipped to the median norm before anything is measured; S7: norm cap",
     left: "nothing beyond an honest share",

@@ -11,7 +11,7 @@ use std::fmt::{self, Display, Formatter};
 pub struct Table<'a>(pub &'a Sweep);
 
 /// What no run says: what is left to those who have more than the rules allow for.
-pub const LIMITS: [(&str, &str); 5] = [
+pub const LIMITS: [(&str, &str); 6] = [
     (
         "A quorum of t = floor(2n/3) + 1 members of a committee",
         "can attest any verdict, release or withhold any payment and decide any block: it is trusted (C3). Rotation, \
@@ -30,6 +30,11 @@ pub const LIMITS: [(&str, &str); 5] = [
     (
         "A majority of lazy trainers among the claims that pass",
         "sets the median against which work is measured (S4); the fixed assigned-work test remains.",
+    ),
+    (
+        "Names that cost nothing",
+        "can fill a round: a commit is free, the fee comes with the offer (P8), and a round takes `max_claims` commits. \
+         Twenty-four names a round keep honest trainers out while they last (`simnet/tests/limits.rs`).",
     ),
     (
         "A better recipe than the sponsor's",
