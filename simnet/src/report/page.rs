@@ -91,7 +91,7 @@ impl Page<'_> {
              each simulated whole, with the attacks in the middle of them.</p>",
             grouped(s.runs.into())
         )?;
-        let pays = self.trainers().filter(|a| a.profit_sat.low() > 0.0).count();
+        let pays = self.trainers().filter(|a| a.profit_sat.is_surely_above_0()).count();
         let trainers = self.trainers().count();
         let mut caught = Share::default();
         self.trainers().for_each(|a| caught.add(a.caught));
@@ -160,8 +160,8 @@ impl Page<'_> {
         let row = |a: &AttackRow| {
             let p = a.profit_sat;
             let class = match () {
-                () if p.low() > 0.0 => "bad",
-                () if p.high() < 0.0 => "good",
+                () if p.is_surely_above_0() => "bad",
+                () if p.is_surely_below_0() => "good",
                 () => "plain",
             };
             let work =

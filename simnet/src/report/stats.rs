@@ -41,6 +41,16 @@ impl Mean {
         Self { mean, half, seeds: n as u64 }
     }
 
+    /// Whether it is above 0 beyond doubt: one seed leaves every doubt.
+    pub fn is_surely_above_0(&self) -> bool {
+        self.half.is_some() && self.low() > 0.0
+    }
+
+    /// Whether it is below 0 beyond doubt.
+    pub fn is_surely_below_0(&self) -> bool {
+        self.half.is_some() && self.high() < 0.0
+    }
+
     /// Lower end.
     pub fn low(&self) -> f64 {
         self.mean - self.half.unwrap_or(0.0)
@@ -89,6 +99,7 @@ mod tests {
         let mean = Mean::of(&[1.0, 2.0, 3.0, 4.0, 5.0]);
         assert!((mean.mean - 3.0).abs() < 1e-12 && (mean.half.unwrap_or(0.0) - 1.963).abs() < 1e-3, "{mean:?}");
         assert_eq!(Mean::of(&[7.0]).half, None, "one seed says nothing about the next");
+        assert!(!Mean::of(&[7.0]).is_surely_above_0() && Mean::of(&[7.0, 7.1]).is_surely_above_0());
         let many: Vec<f64> = (0..41).map(f64::from).collect();
         let t = Mean::of(&many).half.unwrap_or(0.0) / (143.5_f64 / 41.0).sqrt();
         assert!((t - 2.021).abs() < 2e-3, "{t}");
