@@ -3,7 +3,7 @@
 use oda_consensus::frost::{EncryptionSecret, EpochSeed};
 use oda_consensus::genesis::Genesis;
 use oda_consensus::keys::NodeKey;
-use oda_testnet::config::{NODE_FILE, NetworkFile, NodeConfig, Role};
+use oda_testnet::config::{Misdeed, NODE_FILE, NetworkFile, NodeConfig, Role};
 use oda_testnet::genesis::{Options, create};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
@@ -123,7 +123,7 @@ fn configurations_fit_together() {
             Role::Trainer => assert_eq!(known, 5, "four validators and the sponsor"),
         }
         assert!(!config.p2p.peers.contains(&node.p2p), "knows itself");
-        assert_eq!(config.trainer.as_ref().is_some_and(|t| t.cheat), node.name == "trainer-2");
+        assert_eq!(config.trainer.as_ref().is_some_and(|t| t.cheat == Misdeed::All(true)), node.name == "trainer-2");
         assert_eq!(config.sponsor.is_some(), node.role == Role::Sponsor);
         ports.push(node.p2p.split('/').nth(4).unwrap().parse().unwrap());
         ports.push(config.blobs.listen.port());
