@@ -48,6 +48,9 @@ const TELL_AGAIN_BLOCKS: u64 = 6;
 /// A proposal may be so far ahead of the own clock, ms.
 const MAX_AHEAD_MS: u64 = 10_000;
 
+/// Where a node notes the height up to which it keeps silent.
+const SILENT: &[u8] = b"silent";
+
 /// What a sponsor wants.
 pub struct Funding {
     /// The models it adds, if nobody else did, and funds.
@@ -283,14 +286,26 @@ impl Full {
         if tip.0 == 0 { self.genesis.clone() } else { known.unwrap_or_else(|| Rc::new(state)) }
     }
 
-    /// Its disk without the ledger: private records stay.
+    /// Its disk without the ledger: private records stay, and the log of votes on the height after the last. What the
+    /// log of earlier heights said is gone, so the node keeps silent until it is above them.
     fn without_ledger(&self) -> MemoryLedger {
         let mut fresh = MemoryLedger::new();
         let _ = self.disk.visit(b"", &mut |key, value| {
             let _ = fresh.put(key, value);
             ControlFlow::Continue(())
         });
+        let decided = self.disk.tip().map_or(0, |(height, _)| height).max(self.silent_until());
+        let _ = fresh.put(SILENT, &decided.to_be_bytes());
+        for entry in self.disk.wal(decided + 1).unwrap_or_default() {
+            let _ = fresh.wal_append(decided + 1, &entry);
+        }
         fresh
+    }
+
+    /// Heights up to this one are not voted on.
+    fn silent_until(&self) -> u64 {
+        let stored = self.disk.get(SILENT).ok().flatten();
+        stored.and_then(|b| Some(u64::from_be_bytes(b.try_into().ok()?))).unwrap_or(0)
     }
 
     /// What a wallet tells a sponsor at its start (P6).

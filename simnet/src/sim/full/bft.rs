@@ -4,7 +4,8 @@ use super::*;
 
 impl Full {
     pub(super) fn votes_now(&self) -> bool {
-        self.is_validator && self.state.group().index_of(self.id).is_some()
+        let seated = self.is_validator && self.state.group().index_of(self.id).is_some();
+        seated && self.height() >= self.silent_until()
     }
 
     pub(super) fn start_height(&mut self, env: &mut Env<'_>) {
