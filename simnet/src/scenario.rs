@@ -360,7 +360,10 @@ impl Scenario {
             let Some(kind) = dice.pick(attackers::kinds()) else { break };
             let hostile = |a: &Attack| attackers::kind(&a.name).is_some_and(|k| k.role == attackers::Role::Validator);
             let full = kind.role == attackers::Role::Validator && scenario.attackers.iter().any(hostile);
-            if full || scenario.attackers.iter().any(|a| a.name == kind.name) {
+            // C2, open: a complaint that stays unanswered evicts, also a dealer that was cut off; so a framer beside faults gets
+            // an honest one out (docs/spec.md, Simulation)
+            let open = kind.name == "framer" && scenario.faults.any();
+            if full || open || scenario.attackers.iter().any(|a| a.name == kind.name) {
                 continue;
             }
             scenario.attackers.push(Attack { name: kind.name.into(), count: 0, strength_milli: 1_000 });
