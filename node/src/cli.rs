@@ -370,7 +370,10 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Ledger(LedgerCommand::Repair(args)) => {
             let chain = Config::load(&args.datadir)?.genesis(&args.datadir)?.chain();
             RocksLedger::clear_chain(&args.datadir.join("ledger"), chain)?;
-            println!("the chain is dropped; start the node, and it fetches all blocks from its peers");
+            println!(
+                "the chain is dropped; start the node, and it fetches all blocks from its peers; a validator votes again once it \
+                 has caught up"
+            );
             Ok(())
         }
         Command::Verify(args) => verify::run(args, json, stop_signal()?).await,

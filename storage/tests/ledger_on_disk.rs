@@ -154,7 +154,12 @@ fn repair_drops_the_chain_and_keeps_private_records_and_votes() {
     assert_eq!(ledger.height_of(hash(1)).unwrap(), None);
     assert_eq!(ledger.get(b"claim").unwrap().unwrap(), b"held");
     assert_eq!(ledger.wal(11).unwrap(), [b"vote".to_vec()]);
+    assert_eq!(ledger.voted_until(), 10, "C5: on what was decided it may have voted");
     ledger.append(&block(1), &[]).unwrap();
+    drop(ledger);
+    // dropped again before it has caught up, it still knows
+    RocksLedger::clear_chain(dir.path(), CHAIN).unwrap();
+    assert_eq!(RocksLedger::open(dir.path(), CHAIN).unwrap().voted_until(), 10);
 }
 
 #[test] // bad input: each wrong directory ends with one line that says what to do

@@ -24,7 +24,12 @@ const MAX_AHEAD_MS: u64 = 10_000;
 impl Core {
     /// Whether this node sits in the committee that orders the next block.
     pub(super) fn votes_now(&self) -> bool {
-        self.duty.is_some() && self.shared.state().group().index_of(self.me).is_some()
+        let (height, seated) = {
+            let state = self.shared.state();
+            (state.tip().height, state.group().index_of(self.me).is_some())
+        };
+        // after a repair: not on heights whose votes its log no longer knows
+        self.duty.is_some() && seated && height >= self.ledger().voted_until()
     }
 
     /// Starts the height after the tip, if this node has a vote in it.

@@ -145,15 +145,7 @@ impl LiteStatus {
 
 /// Whole satoshi.
 fn sat(msat: u64) -> String {
-    let digits = (msat / 1000).to_string();
-    let mut out = String::new();
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
+    crate::top::sat(msat - msat % 1000)
 }
 
 /// `oda lite status`.

@@ -4,6 +4,7 @@
 //! |-----------|--------------------------------------------|------------------------------------------------|
 //! | `meta`    | `schema`, `owner`                          | whose directory this is                        |
 //! | `meta`    | `tip`                                      | height and hash of the last block              |
+//! | `meta`    | `voted`                                    | heights up to this one were decided before the chain was dropped; 8 bytes, big-endian |
 //! | `blocks`  | height, 8 bytes big-endian                 | height, hash, previous hash, checksum, bytes   |
 //! | `hashes`  | block hash                                 | height                                         |
 //! | `entries` | the state machine's key                    | the state machine's value                      |
@@ -105,6 +106,7 @@ fn wal_key(height: u64, number: u32) -> Vec<u8> {
 pub struct RocksLedger {
     db: Database,
     tip: Option<(u64, BlockHash)>,
+    voted: u64,
 }
 
 impl RocksLedger {
@@ -132,18 +134,21 @@ impl RocksLedger {
     }
 
     /// Drops blocks, entries and tip, so that the blocks can be fetched again, and keeps what no peer
-    /// can give back: private records, and the write-ahead log of votes already sent (P6, L1).
+    /// can give back: private records, and the write-ahead log of votes already sent (P6, L1). The log of decided
+    /// heights is gone long since, so it is noted up to which height this node may have voted: [`Self::voted_until`].
     /// For `oda ledger repair`. Interrupted, it can simply be run again.
     ///
     /// # Errors
     /// As [`RocksLedger::open`], but never [`StoreError::Corrupt`].
     pub fn clear_chain(dir: &Path, chain: ChainId) -> Result<(), StoreError> {
         let ledger = Self::open_unverified(dir, chain, Access::Write)?;
+        let voted = ledger.tip.map_or(0, |(height, _)| height).max(ledger.voted);
         for family in ["blocks", "hashes", "entries", "log", "history"] {
             loop {
                 let mut batch = WriteBatch::default();
                 // The tip goes with the first batch: half a chain must never look whole.
                 batch.delete_cf(ledger.db.family("meta")?, b"tip");
+                batch.put_cf(ledger.db.family("meta")?, b"voted", voted.to_be_bytes());
                 let column = ledger.db.family(family)?;
                 let mut keys = 0_u32;
                 ledger.db.visit(family, b"", &mut |key, _| {
@@ -174,7 +179,21 @@ impl RocksLedger {
                 Some((tip.height, tip.hash))
             }
         };
-        Ok(Self { db, tip })
+        let voted = match db.get("meta", b"voted")? {
+            None => 0,
+            Some(bytes) => u64::from_be_bytes(bytes.as_slice().try_into().map_err(|_| StoreError::Corrupt {
+                dir: dir.into(),
+                height: 0,
+                reason: "the note of what was voted on is not readable".into(),
+            })?),
+        };
+        Ok(Self { db, tip, voted })
+    }
+
+    /// Height up to which a node may have voted before its chain was dropped; 0 if it never was. It must not vote on any
+    /// of these heights again: what it said there is no longer in its log (C5, C6).
+    pub fn voted_until(&self) -> u64 {
+        self.voted
     }
 
     /// Verifies checksum and link of every block up to the tip, and returns how many there are.
