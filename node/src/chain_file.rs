@@ -120,6 +120,8 @@ impl ChainFile {
         let mut shown = Shown { chain, checkpoint: None, entry: None };
         if let Some(c) = &self.checkpoint {
             let epoch = shown.chain.attested(&c.checkpoint, &c.signature)?;
+            // the signature does not cover what the file says of it
+            anyhow::ensure!(epoch == c.epoch, "the attested block is of epoch {epoch}, the file says {}", c.epoch);
             if let Some(proof) = &self.record {
                 shown.entry = Some((proof.check(&c.checkpoint)?, proof.height));
             }
