@@ -139,7 +139,8 @@ impl RocksLedger {
     /// For `oda ledger repair`. Interrupted, it can simply be run again.
     ///
     /// # Errors
-    /// As [`RocksLedger::open`], but never [`StoreError::Corrupt`].
+    /// As [`RocksLedger::open`], but [`StoreError::Corrupt`] only if the tip or that note is not readable: then nobody knows
+    /// what was voted on, and nothing is dropped.
     pub fn clear_chain(dir: &Path, chain: ChainId) -> Result<(), StoreError> {
         let ledger = Self::open_unverified(dir, chain, Access::Write)?;
         let voted = ledger.tip.map_or(0, |(height, _)| height).max(ledger.voted);
