@@ -23,7 +23,8 @@ pub enum Evidence {
     /// Two different transactions where only one may be signed: scores, steps of a key generation.
     /// Codec bytes of two [`SignedTx`].
     Twice(Vec<u8>, Vec<u8>),
-    /// A first-round package without proof of knowledge. Codec bytes of the [`SignedTx`].
+    /// A first-round package without proof of knowledge, or opened shares that do not fit what was dealt. Codec bytes of
+    /// the [`SignedTx`].
     BadDeal(Vec<u8>),
     /// An invalid signature share.
     Share {
@@ -73,10 +74,16 @@ impl Evidence {
             Self::BadDeal(bytes) => {
                 let tx = authentic(bytes, chain)?;
                 let Tx::Dkg(message) = &tx.tx else { return None };
-                let DkgStep::Deal(round1) = &message.step else { return None };
                 let dkg = state.dkg().filter(|d| (d.epoch, d.attempt) == (message.epoch, message.attempt))?;
                 let index = dkg.members.iter().position(|m| *m == tx.signer)?;
-                let honest = round1.check(index, dkg.members.len());
+                let honest = match &message.step {
+                    DkgStep::Deal(round1) => round1.check(index, dkg.members.len()),
+                    // what it opens follows from the seed it dealt with, whoever asked and whether anybody did
+                    DkgStep::Open(recipient, shares) => state
+                        .transcript(dkg.epoch, dkg.attempt, &dkg.members)
+                        .is_none_or(|t| t.fits(index, usize::from(*recipient), shares)),
+                    DkgStep::Share(_) | DkgStep::Confirm(_) => true,
+                };
                 (!honest).then_some((tx.signer, Offence::BadDkgPackage))
             }
             Self::Share { epoch, share, signature } => {

@@ -66,6 +66,8 @@ pub enum Tx {
     Decoy(ClaimId, Digest),
     /// S3: who added a model gives the key of its sealed guards.
     Unseal(Unseal),
+    /// P8: who added a model says for whom, besides those paid before, half of its rounds' places are kept.
+    Invite(Invite),
 }
 
 /// The key of a model's sealed guards (S3), see [`crate::sealed`].
@@ -162,6 +164,17 @@ pub struct Fund {
     pub terms: Terms,
     /// Most that may be locked and paid in total, msat. A later promise may only raise it.
     pub budget_msat: u64,
+}
+
+/// The guests of a model (P8).
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
+pub struct Invite {
+    /// Model.
+    pub model: ModelId,
+    /// How many such lists there are with this one.
+    pub turn: u32,
+    /// All of them, ascending; those of an earlier list that are not in this one are no guests any more.
+    pub guests: Vec<NodeId>,
 }
 
 /// A trainer's commitment (R1), bound to trainer (the signer), head and round.
@@ -301,6 +314,7 @@ impl SignedTx {
             Tx::Decoy(..) => "decoy",
             Tx::Unseal(Unseal::Committee { .. }) => "unseal",
             Tx::Unseal(Unseal::Public { .. }) => "unseal-public",
+            Tx::Invite(..) => "invite",
         }
     }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use oda_consensus::escrow::Terms;
 use oda_consensus::genesis::{BitcoinNetwork, Genesis};
 use oda_consensus::ids::NodeId;
+use oda_consensus::state::MAX_GUESTS;
 use oda_ml::cheat::Cheating;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -329,6 +330,10 @@ pub struct Sponsor {
     /// In how many per cent of the rounds a decoy tests the committee (C6).
     #[serde(default = "default_decoys")]
     pub decoy_percent: u8,
+    /// Trainers for whom, besides those paid for work on the model before, half of a round's places are kept (P8): a place
+    /// costs nothing, and names made up by the dozen could take all. At most 64; for the model this node added.
+    #[serde(default)]
+    pub guests: Vec<NodeId>,
     /// Ask a fee for each claim before payment is offered for it (P8). Without: none is asked. A fee keeps out floods
     /// of worthless claims, and also every newcomer that has nothing in a channel yet.
     #[serde(default)]
@@ -460,6 +465,9 @@ impl Config {
         }
         if let Some(host) = self.rpc.hosts.iter().find(|h| !is_host_name(h)) {
             bail!("[rpc] hosts: {host:?} is no host name: write the name alone, without http:// and port");
+        }
+        if self.sponsor.as_ref().is_some_and(|s| s.guests.len() > MAX_GUESTS) {
+            bail!("[sponsor] guests: more than {MAX_GUESTS}; keep those you expect next");
         }
         let submissions = self.sponsor.as_ref().and_then(|s| s.submissions.as_ref());
         if let Some(s) = submissions.filter(|s| !s.public().is_sound()) {

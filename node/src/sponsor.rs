@@ -18,14 +18,14 @@ use oda_consensus::ids::{EscrowId, ModelId, NodeId, PaymentHash};
 use oda_consensus::keys::NodeKey;
 use oda_consensus::manifest::Manifest;
 use oda_consensus::sealed::{self, GuardKey};
-use oda_consensus::state::State;
-use oda_consensus::tx::{Fund, SignedTx, Tx};
+use oda_consensus::state::{ModelState, State};
+use oda_consensus::tx::{Fund, Invite, SignedTx, Tx};
 use oda_consensus::wire::{LightningAddress, Role};
 use oda_lightning::{LnEvent, PaymentState, PaymentStatus, Wallet};
 use oda_ml::model_file::{self, Bundle};
 use oda_storage::{Blobs, RecordStore, RocksRecords};
 use rand_chacha::ChaCha20Rng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, oneshot};
@@ -70,6 +70,14 @@ pub(crate) struct SponsorHost {
     /// FeeBook paid before, until the desk takes them over; and the desk's task (P8).
     fees: Option<FeeBook>,
     desk: Option<tokio::task::JoinHandle<()>>,
+}
+
+/// The list of guests (P8), if it is for this node to say and the ledger has another.
+fn invitation(model: &ModelState, me: NodeId, guests: &[NodeId]) -> Option<Tx> {
+    let guests: Vec<NodeId> = guests.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+    let other = model.added_by == me && model.guests != guests;
+    let turn = model.invitations.saturating_add(1);
+    other.then(|| Tx::Invite(Invite { model: model.manifest.id(), turn, guests }))
 }
 
 /// The least an HTLC should carry: well above the fee of its success transaction (P7).
@@ -208,12 +216,14 @@ impl SponsorHost {
         self.lightning.clone()
     }
 
-    /// What the ledger does not say yet: the model, the promise to fund it, and for a committee that does not
+    /// What the ledger does not say yet: the model, its guests, the promise to fund it, and for a committee that does not
     /// have it the key of the sealed guards (S3).
     pub(crate) fn due_transactions(&self, state: &State) -> Vec<Tx> {
         let Some(model) = state.model(self.model) else { return vec![Tx::AddModel(self.manifest.clone())] };
         let unseal = self.guard_key.as_ref().and_then(|key| sealed::due(state, self.me, self.model, key, false));
         let mut due: Vec<Tx> = unseal.into_iter().collect();
+        // before the promise, which opens the first round
+        due.extend(invitation(model, self.me, &self.config.guests));
         let promised = model.sponsors.iter().find(|s| s.sponsor == self.me).map_or(0, |s| s.fund.budget_msat);
         if promised < self.config.budget_msat {
             let (terms, budget_msat) = (self.config.terms(), self.config.budget_msat);

@@ -15,9 +15,9 @@ pub(super) const KIND: Kind = Kind {
     names: 1,
     goal: "keep the committee it sits in",
     gain: "more epochs in charge than the draw gave it",
-    stopped_by: "C2: each step has a deadline, who misses it is left out, the next of the order takes the place; C6: an \
-                 unanswered complaint evicts",
-    left: "a package without proof of knowledge delays one key generation by a step; it is refused and counted, not punished",
+    stopped_by: "C2: each step has a deadline, who misses it is left out, the next of the order takes the place; C6: opened \
+                 shares that do not fit convict",
+    left: "silence is counted, not punished: it delays a key generation by a step, once for each draw it is in",
     make: || Box::new(BadDealer),
 };
 

@@ -24,8 +24,8 @@ pub(super) const KIND: Kind = Kind {
     goal: "keep others from being heard, or from being let in",
     gain: "rivals unpaid",
     stopped_by: "N1, K3: frames, queues, answers and lists are bounded, and what does not decode is dropped and counted; P8: a cap on \
-                 claims, and with a fee no claim of its costs anybody work",
-    left: "commits are free: names enough fill all `max_claims` places of a round, and the ledger's places for applicants and models",
+                 claims, half of a round's places for who is known on the model, and with a fee no claim of its costs anybody work",
+    left: "commits are free: names enough fill the places of a round that are for strangers, and the ledger's places for applicants and models",
     make: || Box::new(Flooder::default()),
 };
 

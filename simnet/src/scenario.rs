@@ -148,6 +148,8 @@ pub struct Scenario {
     pub fee_msat: u64,
     /// How models learn.
     pub learning: LearningKind,
+    /// Whether the sponsors invite the honest trainers (P8).
+    pub guests: bool,
     /// Network.
     pub weather: Weather,
     /// Faults.
@@ -176,6 +178,7 @@ impl Default for Scenario {
             budget_msat: 1_000_000_000_000,
             fee_msat: 5_000,
             learning: LearningKind::Stub,
+            guests: false,
             weather: Weather::default(),
             faults: Faults::default(),
             attackers: Vec::new(),
@@ -360,10 +363,7 @@ impl Scenario {
             let Some(kind) = dice.pick(attackers::kinds()) else { break };
             let hostile = |a: &Attack| attackers::kind(&a.name).is_some_and(|k| k.role == attackers::Role::Validator);
             let full = kind.role == attackers::Role::Validator && scenario.attackers.iter().any(hostile);
-            // C2, open: a complaint that stays unanswered evicts, also a dealer that was cut off; so a framer beside faults gets
-            // an honest one out (docs/spec.md, Simulation)
-            let open = kind.name == "framer" && scenario.faults.any();
-            if full || open || scenario.attackers.iter().any(|a| a.name == kind.name) {
+            if full || scenario.attackers.iter().any(|a| a.name == kind.name) {
                 continue;
             }
             scenario.attackers.push(Attack { name: kind.name.into(), count: 0, strength_milli: 1_000 });

@@ -14,9 +14,9 @@ use oda_simnet::sim::Sim;
 const TIMING: Timing = Timing { commit_blocks: 8, linger_blocks: 2, reveal_blocks: 6 };
 
 /// Honest trainers paid while a flooder commits under so many names, of how many; rounds judged.
-fn flooded(strength_milli: u32) -> (usize, usize, u64) {
+fn flooded(strength_milli: u32, guests: bool) -> (usize, usize, u64) {
     let attackers = vec![Attack { name: "flooder".into(), count: 1, strength_milli }];
-    let scenario = Scenario { minutes: 20, trainers: 3, attackers, ..Scenario::default() };
+    let scenario = Scenario { minutes: 20, trainers: 3, guests, attackers, ..Scenario::default() };
     let mut sim = Sim::new(scenario, 5).unwrap();
     sim.run_stormy();
     let honest: Vec<_> = sim.lites.iter().map(|l| l.addr).filter(|a| sim.is_honest(*a)).collect();
@@ -25,12 +25,15 @@ fn flooded(strength_milli: u32) -> (usize, usize, u64) {
     (paid, honest.len(), sim.checks.tally.rounds.0)
 }
 
-#[test] // P8: commits are free, and a round has `max_claims` places
-fn free_names_fill_a_round() {
-    let (few, of, _) = flooded(1_000);
-    let (none, _, rounds) = flooded(8_000);
-    println!("3 free names a round: {few} of {of} paid; 24: {none} of {of} in {rounds} rounds");
-    assert!(few == of && none < of);
+#[test] // P8: commits are free, and a round has `max_claims` places; half of them are for who is known
+fn free_names_fill_the_places_of_strangers() {
+    let (few, of, _) = flooded(1_000, false);
+    let (none, _, rounds) = flooded(8_000, false);
+    let (guests, _, judged) = flooded(8_000, true);
+    println!(
+        "3 free names a round: {few} of {of} paid; 24: {none} in {rounds} rounds; 24 beside guests: {guests} in {judged}"
+    );
+    assert!(few == of && none < of && guests == of);
 }
 
 fn manifest(mode: WorkMode) -> Manifest {

@@ -121,7 +121,14 @@ pub struct ModelState {
     pub keys: Vec<CommitteeKeys>,
     /// The key, once it is everyone's.
     pub revealed: Option<Digest>,
+    /// Trainers that who added it has invited (P8), ascending, at most [`MAX_GUESTS`].
+    pub guests: Vec<NodeId>,
+    /// How often that list was written.
+    pub invitations: u32,
 }
+
+/// Most guests of one model.
+pub const MAX_GUESTS: usize = 64;
 
 /// Committees of a model's sealed guards that are remembered: judges are at most one epoch old.
 pub const MAX_KEYS: usize = 2;
@@ -243,6 +250,8 @@ pub struct Credit {
     pub claims: u64,
     /// Claims paid.
     pub paid_claims: u64,
+    /// Claims since the last paid one for which payment was offered, and which came to nothing (P8).
+    pub failed_in_a_row: u32,
     /// Receipts shown, msat.
     pub paid_msat: u64,
 }

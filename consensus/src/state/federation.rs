@@ -84,6 +84,14 @@ impl<'a> Draft<'a> {
         self.begin(dkg);
     }
 
+    /// Leaves out who missed a step, and counts it.
+    fn pass_over(&mut self, missing: &[NodeId]) {
+        for node in missing {
+            self.count(*node, |r| r.dkg_missed = r.dkg_missed.saturating_add(1));
+        }
+        self.retry(missing);
+    }
+
     /// Opens an attempt among the first of the drawn order.
     fn begin(&mut self, mut dkg: DkgState) {
         let seats = usize::from(self.state.genesis.federation.committee);
@@ -134,20 +142,17 @@ impl<'a> Draft<'a> {
                 _ if dkg.complaints.is_empty() => DkgPhase::Done,
                 _ => DkgPhase::Open,
             }),
-            DkgPhase::Deal | DkgPhase::Share | DkgPhase::Confirm if late => {
-                for node in &missing {
-                    self.count(*node, |r| r.dkg_missed = r.dkg_missed.saturating_add(1));
-                }
-                self.retry(&missing);
-            }
+            DkgPhase::Deal | DkgPhase::Share | DkgPhase::Confirm if late => self.pass_over(&missing),
             DkgPhase::Open => {
                 let member = |i: u16| dkg.members.get(usize::from(i)).copied();
                 let answered = |recipient: u16, dealer: u16| {
                     let dealing = member(dealer).and_then(|n| self.state.dealing(dkg.epoch, dkg.attempt, n));
                     dealing.is_some_and(|d| d.opened.iter().any(|(r, _)| *r == recipient))
                 };
-                let open: Vec<NodeId> =
+                let mut open: Vec<NodeId> =
                     dkg.complaints.iter().filter(|(r, d)| !answered(*r, *d)).filter_map(|(_, d)| member(*d)).collect();
+                open.sort_unstable();
+                open.dedup(); // however many complained of it, it missed one step
                 if open.is_empty() {
                     for recipient in dkg.complaints.iter().filter_map(|(r, _)| member(*r)) {
                         self.count(recipient, |r| {
@@ -156,11 +161,9 @@ impl<'a> Draft<'a> {
                     }
                     self.enter(DkgPhase::Done);
                 } else if late {
-                    for dealer in open {
-                        if self.is_active(dealer) {
-                            self.remove(dealer, ValidatorStatus::Evicted(Offence::BadDkgPackage));
-                        }
-                    }
+                    // Silence proves nothing: the complaint may be false, and the accused down or cut off. A dealer
+                    // that opens what does not fit convicts itself (`Evidence::BadDeal`).
+                    self.pass_over(&open);
                 }
             }
             DkgPhase::Failed if late => {

@@ -275,6 +275,9 @@ impl State {
             let mut credit = self.credit_or_new(outcome.model, claim.trainer);
             credit.claims = credit.claims.saturating_add(1);
             credit.paid_claims = credit.paid_claims.saturating_add(pays.into());
+            // P8: without an offer it was not for the trainer to go on
+            let failed = credit.failed_in_a_row.saturating_add(claim.escrow.is_some().into());
+            credit.failed_in_a_row = if pays { 0 } else { failed };
             credit.credit_unat = credit.credit_unat.saturating_add(judged.credit_unat);
             entries.push(Entry::Credit(credit));
             claim.judged = Some((*judged, at.height));

@@ -10,18 +10,20 @@ mod federation;
 mod federation_entry;
 mod judging;
 mod money;
+mod places;
 mod rules;
 #[cfg(test)]
 mod tests;
 
 pub use entry::{
-    ClaimState, CommitteeKeys, Credit, Entry, EntryError, Head, MAX_ENTRY_BYTES, MAX_KEYS, ModelState, OutcomeState,
-    Round, ScorePhase, Sponsorship, Tip,
+    ClaimState, CommitteeKeys, Credit, Entry, EntryError, Head, MAX_ENTRY_BYTES, MAX_GUESTS, MAX_KEYS, ModelState,
+    OutcomeState, Round, ScorePhase, Sponsorship, Tip,
 };
 pub use federation_entry::{
     CheckpointState, Dealing, DkgPhase, DkgState, EpochState, FederationState, ScoreState, ServiceRecord,
     ValidatorState, ValidatorStatus,
 };
+pub use places::MAX_FAILED;
 pub use rules::{MAX_MODELS, TxError, claims_digest};
 
 use crate::escrow::EscrowState;

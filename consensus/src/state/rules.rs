@@ -1,7 +1,8 @@
 //! One function per transaction kind: which rule lets it in, and what it changes.
 
 use super::entry::*;
-use super::{At, State};
+use super::places::MAX_SPONSORS;
+use super::{At, MAX_GUESTS, State};
 use crate::escrow::{EscrowError, MAX_MSAT, Stage};
 use crate::ids::{BlobHash, ClaimId, Digest, EscrowId, ModelId, NodeId, PaymentHash};
 use crate::manifest::{Manifest, ManifestError};
@@ -10,8 +11,6 @@ use crate::tx::{self, Commit, Fund, Reveal, SignedTx, Tx};
 
 /// Most models on a ledger.
 pub const MAX_MODELS: usize = 1024;
-/// Most sponsors of one model.
-const MAX_SPONSORS: usize = 16;
 
 /// A transaction was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +48,10 @@ pub enum TxError {
     ClaimExists,
     #[error("the round holds its most of claims")]
     TooManyClaims,
+    #[error("the round holds its most of claims by trainers that were not paid for work on this model yet")]
+    NoPlaceForStrangers,
+    #[error("guests are at most {MAX_GUESTS}, ascending, each once")]
+    BadGuests,
     #[error("payment for this claim is offered already")]
     AlreadyOffered,
     #[error("the sponsor has dealt a false payment: its promises are over")]
@@ -169,6 +172,7 @@ impl State {
             Tx::Evidence(evidence) => self.evidence(evidence, at),
             Tx::Decoy(claim, seed) => self.decoy(who, *claim, *seed, at),
             Tx::Unseal(unseal) => self.unseal(who, unseal),
+            Tx::Invite(invite) => self.invite(who, invite),
         }
     }
 
@@ -195,6 +199,8 @@ impl State {
             sponsors: Vec::new(),
             keys: Vec::new(),
             revealed: None,
+            guests: Vec::new(),
+            invitations: 0,
         }))])
     }
 
@@ -204,7 +210,7 @@ impl State {
         if !possible || fund.budget_msat > MAX_MSAT {
             return Err(TxError::BadAmount);
         }
-        let full = model.sponsors.len() >= MAX_SPONSORS;
+        let full = !Self::has_sponsor_place(&model, who);
         match model.sponsors.iter_mut().find(|s| s.sponsor == who) {
             Some(s) if s.frauds > 0 => return Err(TxError::Barred),
             Some(s) if fund.budget_msat <= s.fund.budget_msat => return Err(TxError::BadAmount),
@@ -231,7 +237,6 @@ impl State {
     fn commit(&self, who: NodeId, commit: &Commit, at: At) -> Result<Vec<Entry>, TxError> {
         let mut model = self.model_or(commit.model)?.clone();
         let timing = model.manifest.timing;
-        let max_claims = model.manifest.judging.max_claims;
         let parent = model.head.weights;
         let round = model.round.as_mut().ok_or(TxError::NoRound)?;
         if commit.round != round.number {
@@ -250,9 +255,7 @@ impl State {
         if self.claim(id).is_some() {
             return Err(TxError::ClaimExists); // P8: one open claim per key and round
         }
-        if round.claims.len() >= max_claims as usize {
-            return Err(TxError::TooManyClaims);
-        }
+        self.has_place(self.model_or(commit.model)?, who)?; // P8
         round.first_commit_height.get_or_insert(at.height);
         round.claims.push(id);
         let claim = ClaimState {
@@ -315,7 +318,8 @@ impl State {
     }
 
     pub(super) fn credit_or_new(&self, model: ModelId, trainer: NodeId) -> Credit {
-        let none = Credit { model, trainer, credit_unat: 0, claims: 0, paid_claims: 0, paid_msat: 0 };
+        let none =
+            Credit { model, trainer, credit_unat: 0, claims: 0, paid_claims: 0, failed_in_a_row: 0, paid_msat: 0 };
         self.credit(model, trainer).copied().unwrap_or(none)
     }
 }

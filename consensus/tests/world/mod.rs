@@ -19,11 +19,11 @@ use oda_consensus::score::{ClaimScores, HeadScores, Measurement, Paired, TestRep
 use oda_consensus::sealed::{self, GuardKey};
 use oda_consensus::state::{Applied, DkgPhase, Entry, State, TxError};
 use oda_consensus::tx::{
-    self, Block, Commit, DkgMessage, DkgStep, Fund, Reveal, ScoreCommit, ScoreReveal, SignedTx, Tx, Unseal,
+    self, Block, Commit, DkgMessage, DkgStep, Fund, Invite, Reveal, ScoreCommit, ScoreReveal, SignedTx, Tx, Unseal,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 const TERMS: Terms = Terms { rate_msat: 1_000, unit_msat: 1_000_000, tranches: 2 };
 
@@ -235,6 +235,13 @@ impl World {
             .map(|unseal| self.sign(Tx::Unseal(unseal), &sponsor()))
     }
 
+    /// A guest list (P8).
+    pub fn invite(&self) -> SignedTx {
+        let model = sealed_manifest().id();
+        let guests = BTreeSet::from([trainer(0).id(), trainer(1).id()]).into_iter().collect();
+        self.sign(Tx::Invite(Invite { model, turn: 1, guests }), &sponsor())
+    }
+
     /// An empty block, so much later.
     pub fn wait_ms(&mut self, ms: u64) {
         let (block, _) = self.state.build(&[], self.state.tip().time_ms + ms);
@@ -344,6 +351,8 @@ impl World {
         let txs = vec![self.sign(Tx::AddModel(sealed_manifest()), &sponsor())];
         put(self, txs);
         let txs = self.unseal().to_vec();
+        put(self, txs);
+        let txs = vec![self.invite()];
         put(self, txs);
         let txs = self.next_committee();
         all.extend(txs);

@@ -520,7 +520,7 @@ impl Core {
                 return;
             }
             let evidence = self.said.hear(&tx).or_else(|| {
-                let deal = matches!(&tx.tx, Tx::Dkg(m) if matches!(m.step, DkgStep::Deal(_)));
+                let deal = matches!(&tx.tx, Tx::Dkg(m) if matches!(m.step, DkgStep::Deal(_) | DkgStep::Open(..)));
                 deal.then(|| Evidence::BadDeal(codec::encode(&tx)))
             });
             evidence.filter(|e| e.fits() && e.culprit(&state).is_some())

@@ -79,6 +79,7 @@ fn model_of(tx: &Tx, state: &State) -> Option<ModelId> {
         Tx::Score(s) => Some(s.model),
         Tx::ScoreReveal(r) => Some(r.outcome.model),
         Tx::Unseal(unseal) => Some(unseal.model()),
+        Tx::Invite(invite) => Some(invite.model),
         Tx::Draw(..) | Tx::Dkg(_) | Tx::Handover(..) | Tx::Checkpoint(..) | Tx::Apply(_) | Tx::Leave => None,
         Tx::Membership(..) | Tx::Evidence(_) => None,
     }
@@ -107,5 +108,6 @@ fn about(tx: &Tx) -> String {
         Tx::Evidence(_) => String::new(),
         Tx::Decoy(claim, _) => format!("claim {claim}"),
         Tx::Unseal(unseal) => format!("model {}", unseal.model()),
+        Tx::Invite(i) => format!("model {}, {} guests", i.model, i.guests.len()),
     }
 }

@@ -33,8 +33,9 @@ pub const LIMITS: [(&str, &str); 6] = [
     ),
     (
         "Names that cost nothing",
-        "can fill a round: a commit is free, the fee comes with the offer (P8), and a round takes `max_claims` commits. \
-         Twenty-four names a round keep honest trainers out while they last (`simnet/tests/limits.rs`).",
+        "can fill the places of strangers: a commit is free, and the fee comes with the offer (P8). Half of a round's \
+         `max_claims` places are for who was paid on the model before and for its sponsor's guests; newcomers compete with \
+         free names for the rest (`simnet/tests/limits.rs`).",
     ),
     (
         "A better recipe than the sponsor's",

@@ -11,9 +11,10 @@ use oda_consensus::genesis::{BitcoinNetwork, Genesis, Validator};
 use oda_consensus::ids::NodeId;
 use oda_consensus::keys::NodeKey;
 use oda_consensus::manifest::Manifest;
+use oda_consensus::state::MAX_GUESTS;
 use rand_core::SeedableRng;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::rc::Rc;
 
 /// Virtual time begins here: 1 January 2026.
@@ -65,11 +66,14 @@ impl Sim {
         for key in validators {
             add(key, Duties { validator: true, funding: None });
         }
+        let invited = (0..scenario.trainers).filter(|_| scenario.guests).take(MAX_GUESTS);
+        let guests: BTreeSet<NodeId> = invited.map(|i| key(seed, "trainer", i).id()).collect();
+        let guests: Vec<NodeId> = guests.into_iter().collect();
         for i in 0..scenario.sponsors {
             let mine = |(m, _): &(usize, &Manifest)| *m as u32 % scenario.sponsors == i;
             let models = manifests.iter().enumerate().filter(mine).map(|(_, m)| m.clone()).collect();
             let (terms, budget_msat, asks_fee) = (scenario.terms, scenario.budget_msat, scenario.fee_msat > 0);
-            let funding = Funding { models, terms, budget_msat, asks_fee };
+            let funding = Funding { models, terms, budget_msat, guests: guests.clone(), asks_fee };
             add(key(seed, "sponsor", i), Duties { validator: false, funding: Some(funding) });
         }
         for i in 0..scenario.followers {

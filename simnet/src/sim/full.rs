@@ -24,7 +24,7 @@ use oda_consensus::ids::{ChainId, ClaimId, Digest, EscrowId, NodeId, PaymentHash
 use oda_consensus::keys::NodeKey;
 use oda_consensus::manifest::Manifest;
 use oda_consensus::state::{Entry, State, ValidatorStatus};
-use oda_consensus::tx::{Block, Fund, SignedTx, Tx};
+use oda_consensus::tx::{Block, Fund, Invite, SignedTx, Tx};
 use oda_consensus::wire::{
     ClaimView, CommitteeEnvelope, CommitteeMessage, DecidedBlock, MAX_BLOCKS, MAX_LINKS, Request, Response,
     SignedCommitteeEnvelope,
@@ -59,6 +59,8 @@ pub struct Funding {
     pub terms: Terms,
     /// Msat for each.
     pub budget_msat: u64,
+    /// Who is invited to those it adds, ascending (P8).
+    pub guests: Vec<NodeId>,
     /// It asks a fee for each claim (P8).
     pub asks_fee: bool,
 }

@@ -3,6 +3,7 @@
 mod federation;
 mod judging;
 mod money;
+mod places;
 mod sealed;
 
 use super::*;

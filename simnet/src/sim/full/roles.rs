@@ -19,7 +19,12 @@ impl Full {
         let mut out = Vec::new();
         let Some(Payer { funding, .. }) = self.payer.as_ref().filter(|_| self.up) else { return out };
         for manifest in &funding.models {
-            match self.state.model(manifest.id()) {
+            let model = self.state.model(manifest.id());
+            if let Some(m) = model.filter(|m| m.added_by == self.id && m.guests != funding.guests) {
+                let (model, turn, guests) = (manifest.id(), m.invitations + 1, funding.guests.clone());
+                out.push(Tx::Invite(Invite { model, turn, guests }));
+            }
+            match model {
                 None => out.push(Tx::AddModel(manifest.clone())),
                 Some(m) if !m.sponsors.iter().any(|s| s.sponsor == self.id) => out.push(Tx::Fund(Fund {
                     model: manifest.id(),
