@@ -12,7 +12,7 @@ pub(super) const KIND: Kind = Kind {
     goal: "be paid for a whole run and do a third of it, faster",
     gain: "two thirds of the computing",
     stopped_by: "S4, in the first rounds; later it learns the shard nearly as well as the whole run",
-    left: "from about round 9 on it earns more per step than the recipe of the manifest: a better recipe rather than a \
+    left: "S4 measures gain, not steps: from about round 9 on it earns more per step than the recipe of the manifest: a better recipe rather than a \
            cheat. A sponsor states the cheapest recipe that trains well, and there is nothing left to shorten",
     make: || Box::new(Hurry),
 };

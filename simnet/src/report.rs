@@ -3,6 +3,7 @@
 //! Wall time is nowhere in it, so that two reports of one seed can be compared byte by byte. [`summary`] says it to a
 //! reader at a terminal; [`page`] and [`table`] say what a whole sweep found.
 
+mod goals;
 pub mod page;
 pub mod plot;
 pub mod stats;

@@ -1,6 +1,7 @@
 //! A sweep as one HTML file that tells its story alone: nothing is fetched and nothing is run, so it can be sent,
 //! printed and opened in ten years.
 
+use super::goals::goals;
 use super::plot::{Row, Scale, curves, escaped, rows};
 use super::summary::{grouped, many};
 use super::table::{LIMITS, NOT_SIMULATED, earns, percent, plus_minus, scaled};
@@ -374,6 +375,20 @@ impl Page<'_> {
     }
 
     fn limits(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let goals = goals(self.0);
+        if !goals.is_empty() {
+            writeln!(f, "<h2>Goals, and what is missed</h2><ul>")?;
+        }
+        for line in &goals {
+            // every second part of a line stands between two asterisks
+            let parts = line.split("**").enumerate();
+            let html: String =
+                parts.map(|(i, p)| [escaped(p), format!("<b>{}</b>", escaped(p))][i % 2].clone()).collect();
+            writeln!(f, "<li>{html}</li>")?;
+        }
+        if !goals.is_empty() {
+            writeln!(f, "</ul>")?;
+        }
         writeln!(f, "<h2>What could still be done</h2><ul>")?;
         for (who, what) in LIMITS {
             writeln!(f, "<li><b>{}</b> {}</li>", escaped(who), escaped(what))?;

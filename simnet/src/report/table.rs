@@ -97,9 +97,9 @@ impl Display for Table<'_> {
             writeln!(f, "## Each attack alone, in an honest network\n")?;
             writeln!(
                 f,
-                "| row | attack | seeds | claims judged | caught | profit, sats a run | pay for work, honest = 1 | honest wrongly refused | honest pay, without = 100 % | settled within, min |"
+                "| row | attack | seeds | claims judged | caught | profit, sats a run | pay for work, honest = 1 | honest wrongly refused | honest pay, without = 100 % | rounds, without = 100 % | settled within, min |"
             )?;
-            writeln!(f, "|---|---|---|---|---|---|---|---|---|---|")?;
+            writeln!(f, "|---|---|---|---|---|---|---|---|---|---|---|")?;
         }
         for a in &s.attacks {
             let rows: Vec<String> = a.rows.iter().map(u8::to_string).collect();
@@ -111,7 +111,7 @@ impl Display for Table<'_> {
             let e = &a.effect;
             writeln!(
                 f,
-                "| {} | {} | {} | {} | {} | {profit} | {work} | {} | {} | {:.1}{} |",
+                "| {} | {} | {} | {} | {} | {profit} | {work} | {} | {} | {} | {:.1}{} |",
                 rows.join(", "),
                 a.name,
                 e.seeds,
@@ -119,9 +119,17 @@ impl Display for Table<'_> {
                 percent(a.caught, 1),
                 percent(e.wrongly_refused, 2),
                 plus_minus(scaled(e.honest_pay), 1),
+                plus_minus(scaled(e.rounds_kept), 0),
                 e.settled_max_min,
                 if e.not_settled > 0 { format!(", {} did not", e.not_settled) } else { String::new() },
             )?;
+        }
+        let goals = super::goals::goals(s);
+        if !goals.is_empty() {
+            writeln!(f, "\n### Goals, and what is missed\n")?;
+        }
+        for line in goals {
+            writeln!(f, "- {line}")?;
         }
         writeln!(f, "\n## Scenarios\n")?;
         writeln!(

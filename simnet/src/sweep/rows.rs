@@ -72,6 +72,9 @@ pub struct Effect {
     pub wrongly_refused: Share,
     /// What honest trainers net, over what they net without attackers in the same seed.
     pub honest_pay: Mean,
+    /// Rounds judged, over those without attackers in the same seed.
+    #[serde(default)]
+    pub rounds_kept: Mean,
     /// After faults and attacks, until all that was open had ended: minutes.
     pub settled_min: Mean,
     /// The longest, minutes.
@@ -176,6 +179,10 @@ impl Effect {
             let twin = twins.iter().find(|t| t.seed == r.seed).map(|t| honest(t)).filter(|msat| *msat > 0.0)?;
             Some(honest(r) / twin)
         };
+        let rounds = |r: &&Report| {
+            let twin = twins.iter().find(|t| t.seed == r.seed).map(|t| t.rounds.0).filter(|rounds| *rounds > 0)?;
+            Some(r.rounds.0 as f64 / twin as f64)
+        };
         let settled: Vec<f64> = reports.iter().filter_map(|r| r.settled_ms.map(minutes)).collect();
         let mut medians: Vec<f64> =
             reports.iter().filter(|r| r.waited.claims > 0).map(|r| minutes(r.waited.median_ms)).collect();
@@ -190,6 +197,7 @@ impl Effect {
             honest: sum(reports.iter().filter_map(|r| r.honest())),
             wrongly_refused,
             honest_pay: Mean::of(&reports.iter().filter_map(pay).collect::<Vec<_>>()),
+            rounds_kept: Mean::of(&reports.iter().filter_map(rounds).collect::<Vec<_>>()),
             settled_min: Mean::of(&settled),
             settled_max_min: settled.iter().copied().fold(0.0, f64::max),
             not_settled: (reports.len() - settled.len()) as u64,
