@@ -99,6 +99,11 @@ enum Command {
     RpcDoc,
     /// Show the effective configuration.
     Config(ConfigArgs),
+    /// Write manual pages into a folder: one for `oda`, one for each command.
+    Man {
+        /// Folder, made if it is not there; `man -M` wants its pages in `man1/`.
+        dir: PathBuf,
+    },
     /// Print a completion script for a shell.
     Completions {
         /// bash, zsh, fish, elvish or powershell.
@@ -408,6 +413,11 @@ pub async fn run(cli: Cli) -> Result<()> {
                     Ok(())
                 }
             }
+        }
+        Command::Man { dir } => {
+            std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+            clap_mangen::generate_to(Cli::command(), &dir)
+                .with_context(|| format!("cannot write manual pages into {}", dir.display()))
         }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "oda", &mut std::io::stdout());

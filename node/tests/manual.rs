@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use oda_node::cli::Cli;
 use oda_node::config::{Config, FILE};
 use std::path::Path;
@@ -179,4 +179,23 @@ fn blocks_and_their_lines_are_found() {
     let found: Vec<_> = fenced("f", text).into_iter().map(|l| (l.language, l.place, l.text)).collect();
     let line = |language: &str, place: &str, text: &str| (language.to_string(), place.to_string(), text.to_string());
     assert_eq!(found, [line("sh", "f:3", "oda a   b"), line("", "f:8", "oda c")]);
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("man1");
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_oda")).arg("man").arg(&out).status().unwrap();
+    assert!(status.success());
+    let page = |name: &str| std::fs::read_to_string(out.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let all = page("oda.1");
+    let cli = Cli::command();
+    let commands: Vec<_> = cli.get_subcommands().filter(|c| !c.is_hide_set()).map(|c| c.get_name()).collect();
+    assert!(commands.len() > 15, "{commands:?}");
+    for name in commands {
+        // roff writes a hyphen as \-
+        assert!(all.contains(&name.replace('-', "\\-")), "oda.1 leads to oda-{name}.1");
+        assert!(page(&format!("oda-{name}.1")).contains(".SH SYNOPSIS"), "{name}");
+    }
+    assert!(page("oda-ledger-verify.1").contains("genesis"), "with its options");
 }
