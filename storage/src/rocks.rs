@@ -56,10 +56,10 @@ impl Kind {
     }
 
     /// The on-disk format this release reads and writes. The ledger's 2 brought the log of records, and blocks
-    /// whose headers name it.
+    /// whose headers name it; 3 the guests of a model and a trainer's failures, by which places are kept (P8).
     pub(crate) fn schema(self) -> u32 {
         match self {
-            Kind::Ledger => 2,
+            Kind::Ledger => 3,
             Kind::Records => 1,
         }
     }

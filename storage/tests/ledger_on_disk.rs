@@ -200,15 +200,15 @@ fn newer_and_older_schemas_are_refused() {
     chain_of(dir.path(), 1);
     tamper(dir.path(), |db| {
         let family = db.cf_handle("meta").unwrap();
-        assert_eq!(db.get_cf(family, b"schema").unwrap().unwrap(), encode(&Schema(2)), "the format number is pinned");
-        db.put_cf(family, b"schema", encode(&Schema(3))).unwrap();
+        assert_eq!(db.get_cf(family, b"schema").unwrap().unwrap(), encode(&Schema(3)), "the format number is pinned");
+        db.put_cf(family, b"schema", encode(&Schema(4))).unwrap();
         db.put_cf(family, b"owner", b"something newer").unwrap();
     });
     let error = RocksLedger::open(dir.path(), CHAIN).unwrap_err();
-    assert!(matches!(error, StoreError::NewerSchema { found: 3, known: 2, .. }), "{error}");
-    tamper(dir.path(), |db| db.put_cf(db.cf_handle("meta").unwrap(), b"schema", encode(&Schema(1))).unwrap());
+    assert!(matches!(error, StoreError::NewerSchema { found: 4, known: 3, .. }), "{error}");
+    tamper(dir.path(), |db| db.put_cf(db.cf_handle("meta").unwrap(), b"schema", encode(&Schema(2))).unwrap());
     let error = RocksLedger::open(dir.path(), CHAIN).unwrap_err();
-    assert!(matches!(error, StoreError::OlderSchema { found: 1, known: 2, .. }), "{error}");
+    assert!(matches!(error, StoreError::OlderSchema { found: 2, known: 3, .. }), "{error}");
 }
 
 #[test] // L4, D3: a damaged version is an error, and goes with a repair
