@@ -35,7 +35,7 @@ mod rocks;
 
 pub use blob_addr::BlobAddr;
 #[cfg(feature = "iroh")]
-pub use blobs::{BlobError, BlobLimits, Blobs, FetchError, ProviderFault};
+pub use blobs::{BlobError, BlobLimits, Blobs, FetchError, ProviderFault, Usage};
 pub use error::StoreError;
 #[cfg(feature = "rocksdb")]
 pub use ledger::RocksLedger;

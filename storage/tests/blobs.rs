@@ -1,29 +1,18 @@
 //! Blobs between real endpoints on loopback, honest and hostile.
 
+mod blob_peers;
+
+use blob_peers::{MAX_LEN, loopback, noise};
 use iroh::endpoint::{Connection, RelayMode, presets};
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
 use iroh::{Endpoint, SecretKey};
 use oda_consensus::ids::{BlobHash, BlobRef, NodeId};
 use oda_consensus::keys::NodeKey;
 use oda_storage::{BlobAddr, BlobError, BlobLimits, Blobs, FetchError, ProviderFault};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-const MAX_LEN: u64 = 64 << 20;
-
-fn loopback() -> SocketAddr {
-    "127.0.0.1:0".parse().unwrap()
-}
-
-/// Bytes that no two seeds share.
-fn noise(seed: u8, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    blake3::Hasher::new_keyed(&[seed; 32]).finalize_xof().fill(&mut bytes);
-    bytes
-}
 
 async fn node(dir: &Path, secret: u8) -> Blobs {
     let limits = BlobLimits { connect_ms_max: 2_000, silence_ms_max: 2_000, ..BlobLimits::default() };

@@ -3,89 +3,46 @@
 //! The obvious way, asking a peer for a file and hashing it when it has arrived, lets the peer send
 //! gigabytes of rubbish first. Here every 16 KiB are checked against the hash as they arrive, and the
 //! length comes from the signed record that names the blob, never from the provider: one that states
-//! another is dropped before a byte is stored. What is added or fetched stays until it is unpinned.
+//! another is dropped before a byte is stored. What is added or fetched stays until it is unpinned, or until
+//! the disk quota is reached and whoever reads the ledger has said that it may go ([`Blobs::set_spare`]).
 //!
 //! The transport is iroh with relays, address lookup and port mapping off (N2): nothing is dialled but
 //! the sockets in a provider's [`BlobAddr`], and only the holder of its key is spoken to (K1).
 
+mod collect;
 mod fetch;
+mod limits;
+mod quota;
 mod serve;
+mod shares;
+mod standing;
+mod transfer;
 
-pub use fetch::{FetchError, ProviderFault};
+pub use fetch::FetchError;
+pub use limits::BlobLimits;
+pub use quota::{Usage, cost_bytes};
+pub use transfer::ProviderFault;
 
 use crate::blob_addr::{BlobAddr, MAX_SOCKETS};
+use collect::Collector;
+use fetch::Hurry;
 use iroh::endpoint::{Endpoint, PortmapperConfig, QuicTransportConfig, RelayMode, VarInt, presets};
 use iroh::protocol::Router;
 use iroh::{EndpointId, SecretKey};
 use iroh_blobs::api::Store;
 use iroh_blobs::api::blobs::BlobStatus;
-use iroh_blobs::store::GcConfig;
 use iroh_blobs::store::fs::FsStore;
 use iroh_blobs::store::fs::options::Options;
 use iroh_blobs::{Hash, HashAndFormat};
 use oda_consensus::ids::{BlobHash, BlobRef, NodeId};
+use quota::Stock;
+use standing::Standing;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
 use tokio::sync::Semaphore;
-
-/// Bounds on what peers may cost this node, and on how long it waits for them (K3).
-#[derive(Debug, Clone, Copy)]
-pub struct BlobLimits {
-    /// Connections served at once.
-    pub connections_max: usize,
-    /// Connections served at once to one peer, so that no peer takes them all (N1).
-    pub connections_per_peer_max: u32,
-    /// Handshakes in progress at once.
-    pub handshakes_max: usize,
-    /// Transfers served at once, over all connections.
-    pub transfers_max: usize,
-    /// Transfers at once over one connection.
-    pub transfers_per_connection_max: u32,
-    /// Longest time one transfer may be served.
-    pub transfer_ms_max: u64,
-    /// How long a served connection may be without a transfer.
-    pub idle_ms_max: u64,
-    /// Fetches at once.
-    pub fetches_max: usize,
-    /// Providers tried for one fetch.
-    pub providers_max: usize,
-    /// How long a provider may take to answer the handshake.
-    pub connect_ms_max: u64,
-    /// How long a provider may be silent during a transfer.
-    pub silence_ms_max: u64,
-    /// Slowest average a provider may send at, beyond one `silence_ms_max` of grace.
-    pub rate_min_bytes_per_s: u64,
-    /// Fastest one fetch may go, beyond the first few MiB that are under way anyway; 0: as fast as it comes. The slowest
-    /// a provider may be is then half of this at most.
-    pub fetch_bytes_per_s: u64,
-    /// How often blobs that nothing pins are removed, leftovers of broken fetches among them.
-    pub collect_every_ms: u64,
-}
-
-impl Default for BlobLimits {
-    fn default() -> Self {
-        Self {
-            connections_max: 64,
-            connections_per_peer_max: 8,
-            handshakes_max: 32,
-            transfers_max: 128,
-            transfers_per_connection_max: 16,
-            transfer_ms_max: 1_800_000,
-            idle_ms_max: 60_000,
-            fetches_max: 8,
-            providers_max: 32,
-            connect_ms_max: 10_000,
-            silence_ms_max: 20_000,
-            rate_min_bytes_per_s: 32 << 10,
-            fetch_bytes_per_s: 0,
-            collect_every_ms: 600_000,
-        }
-    }
-}
 
 /// Why the blob store refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +85,21 @@ pub enum BlobError {
         /// The blob.
         hash: BlobHash,
     },
+    /// It would take more disk than the owner allows, and the ledger needs all that is here.
+    #[error(
+        "no room for blob {}: it needs {needed_bytes} bytes, and {used_bytes} of the {quota_bytes} bytes that [blobs] \
+         max_disk_mb allows are taken by blobs the ledger needs; raise max_disk_mb, or set it to 0 for no limit", .blob.hash
+    )]
+    Full {
+        /// The blob.
+        blob: BlobRef,
+        /// What it takes.
+        needed_bytes: u64,
+        /// What is taken.
+        used_bytes: u64,
+        /// What is allowed.
+        quota_bytes: u64,
+    },
     /// The store failed: disk full, permissions, or it is shut down.
     #[error("{doing} failed in the blob store: {reason}; check free space and permissions")]
     Store {
@@ -151,6 +123,12 @@ pub struct Blobs {
     listen: SocketAddr,
     limits: BlobLimits,
     fetch_slots: Arc<Semaphore>,
+    hurry: Arc<Hurry>,
+    /// One quiet fetch at a time.
+    quiet: Arc<Semaphore>,
+    standing: Arc<Mutex<Standing>>,
+    stock: Arc<Mutex<Stock>>,
+    collector: Arc<Collector>,
     /// Plain copies for whoever reads parts of a blob.
     files: Arc<Path>,
     /// One fetch per hash at a time; ended ones are dropped at the next.
@@ -180,8 +158,8 @@ impl Blobs {
         let open = |reason: String| BlobError::Open { dir: dir.into(), reason };
         std::fs::create_dir_all(dir).map_err(|e| open(e.to_string()))?;
         let mut options = Options::new(dir);
-        options.gc =
-            Some(GcConfig { interval: Duration::from_millis(limits.collect_every_ms.max(1)), add_protected: None });
+        let collector = Arc::new(Collector::new(limits.collect_every_ms));
+        options.gc = Some(collector.config());
         let files = FsStore::load_with_opts(dir.join("blobs.db"), options).await.map_err(|e| open(format!("{e:#}")))?;
         let store = Store::from(files);
         match bind(secret, listen, limits).await {
@@ -193,7 +171,22 @@ impl Blobs {
                     .spawn();
                 let fetch_slots = Arc::new(Semaphore::new(limits.fetches_max));
                 let files = dir.join("files").into();
-                Ok(Self { store, router, listen, limits, fetch_slots, files, flights: Arc::default() })
+                let blobs = Self {
+                    store,
+                    router,
+                    listen,
+                    limits,
+                    fetch_slots,
+                    hurry: Arc::default(),
+                    quiet: Arc::new(Semaphore::new(1)),
+                    standing: Arc::default(),
+                    stock: Arc::default(),
+                    collector,
+                    files,
+                    flights: Arc::default(),
+                };
+                blobs.count().await?;
+                Ok(blobs)
             }
             Err(error) => {
                 // Give the directory free again: the caller may try another port.
@@ -225,10 +218,11 @@ impl Blobs {
     /// Keeps these bytes and pins them; they are on disk when this returns (P6).
     ///
     /// # Errors
-    /// [`BlobError::Store`].
+    /// [`BlobError::Full`], [`BlobError::Store`].
     pub async fn add(&self, bytes: impl Into<bytes::Bytes>) -> Result<BlobRef, BlobError> {
         let bytes = bytes.into();
         let blob = BlobRef::of(&bytes);
+        let room = self.make_room(&blob).await?;
         let added = self
             .store
             .blobs()
@@ -240,6 +234,7 @@ impl Blobs {
             return Err(BlobError::Damaged { hash: blob.hash });
         }
         self.sync().await?;
+        room.filled();
         Ok(blob)
     }
 
@@ -283,13 +278,18 @@ impl Blobs {
             Some(found) if found != blob.len => return Err(BlobError::WrongLength { blob: *blob, found }),
             Some(_) => {}
         }
+        let room = self.make_room_for_copy(blob).await?;
         static COPIES: AtomicU64 = AtomicU64::new(0);
         std::fs::create_dir_all(&self.files).map_err(failed("writing a blob's file"))?;
         // two callers at once write two files; whoever renames last wins, with the same bytes
         let part = self.files.join(format!("{}.{}.part", blob.hash, COPIES.fetch_add(1, Ordering::Relaxed)));
         self.store.blobs().export(to_iroh(blob.hash), &part).await.map_err(failed("writing a blob's file"))?;
         std::fs::rename(&part, &path).map_err(failed("writing a blob's file"))?;
-        if matches_file(path.clone(), *blob).await { Ok(path) } else { Err(BlobError::Damaged { hash: blob.hash }) }
+        if !matches_file(path.clone(), *blob).await {
+            return Err(BlobError::Damaged { hash: blob.hash });
+        }
+        room.filled();
+        Ok(path)
     }
 
     /// No longer keeps a blob; its space is freed at the next collection.
