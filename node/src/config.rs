@@ -167,13 +167,35 @@ pub struct P2p {
 #[serde(deny_unknown_fields)]
 pub struct Blobs {
     /// UDP address of the blob endpoint; port 0 takes any.
+    #[serde(default = "default_blobs_listen")]
     pub listen: SocketAddr,
+    /// Most disk that models, data and deltas take, MB; what the ledger no longer needs goes first. 0: any.
+    #[serde(default)]
+    pub max_disk_mb: u64,
+    /// Full nodes that keep each head and data set (D2); all of them if there are fewer.
+    #[serde(default = "default_replicas")]
+    pub replicas: usize,
+}
+
+impl Blobs {
+    /// The bounds of the blob store.
+    pub fn limits(&self) -> oda_storage::BlobLimits {
+        oda_storage::BlobLimits { disk_bytes_max: self.max_disk_mb.saturating_mul(1_000_000), ..Default::default() }
+    }
 }
 
 impl Default for Blobs {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)) }
+        Self { listen: default_blobs_listen(), max_disk_mb: 0, replicas: default_replicas() }
     }
+}
+
+fn default_blobs_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+fn default_replicas() -> usize {
+    3
 }
 
 /// JSON-RPC.
@@ -428,6 +450,9 @@ fn default_channels() -> usize {
 /// Slowest download that may be asked for, KiB/s.
 const MIN_DOWNLOAD_KIB_S: u64 = 16;
 
+/// Most full nodes that may be asked to keep a blob.
+const MAX_REPLICAS: usize = 64;
+
 /// The configuration file of a data directory.
 pub const FILE: &str = "oda.toml";
 
@@ -459,6 +484,9 @@ impl Config {
         }
         if (1..MIN_DOWNLOAD_KIB_S).contains(&self.lite.max_download_kib_s) {
             bail!("[lite] max_download_kib_s below {MIN_DOWNLOAD_KIB_S}: rounds would be over first; 0 is no limit");
+        }
+        if !(1..=MAX_REPLICAS).contains(&self.blobs.replicas) {
+            bail!("[blobs] replicas = {}: give 1 to {MAX_REPLICAS}", self.blobs.replicas);
         }
         if self.trainer.cheat != Cheating::default() && self.network != BitcoinNetwork::Regtest {
             bail!("[trainer] cheat is for regtest networks only: remove it or set network = \"regtest\"");
@@ -554,6 +582,16 @@ mod tests {
         assert!(error.contains("lisen") && error.contains("oda.toml"), "{error}");
         let error = format!("{:#}", load(&format!("colour = 1\n{GOOD}")).unwrap_err());
         assert!(error.contains("colour"), "{error}");
+    }
+
+    #[test] // D2
+    fn blobs_have_a_quota_and_keepers() {
+        let blobs = load(&format!("{GOOD}[blobs]\nmax_disk_mb = 5\n")).unwrap().blobs;
+        assert_eq!((blobs.listen.port(), blobs.replicas), (0, 3));
+        assert_eq!(blobs.limits().disk_bytes_max, 5_000_000);
+        for bad in ["replicas = 0", "replicas = 65", "max_disk_mb = -1", "max_disk = 1"] {
+            assert!(load(&format!("{GOOD}[blobs]\n{bad}\n")).is_err(), "{bad}");
+        }
     }
 
     #[test]

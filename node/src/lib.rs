@@ -9,6 +9,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod config_show;
+pub mod custody;
 mod fees;
 pub mod full;
 pub mod identity;

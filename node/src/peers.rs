@@ -35,6 +35,13 @@ pub(crate) fn own_record(
     SignedPeerRecord::new(record, key, chain)
 }
 
+/// The same record, signed now: its node is still here.
+pub(crate) fn signed_anew(old: &SignedPeerRecord, key: &NodeKey, chain: ChainId) -> SignedPeerRecord {
+    // never older than the one before, whatever the clock does
+    let seq_ms = now_ms().max(old.record.seq_ms.saturating_add(1));
+    SignedPeerRecord::new(PeerRecord { seq_ms, ..old.record.clone() }, key, chain)
+}
+
 /// Newest signed record of every node heard of.
 pub struct PeerBook {
     chain: ChainId,
@@ -94,7 +101,7 @@ impl PeerBook {
     }
 }
 
-fn blob_addr(record: &PeerRecord) -> Option<BlobAddr> {
+pub(crate) fn blob_addr(record: &PeerRecord) -> Option<BlobAddr> {
     let sockets: Vec<_> = record.blobs.iter().filter_map(|s| s.parse().ok()).collect();
     (!sockets.is_empty()).then_some(BlobAddr { node: record.node, sockets })
 }

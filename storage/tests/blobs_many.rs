@@ -35,7 +35,8 @@ async fn several_providers_share_a_blob() {
     assert!(sent.iter().sum::<u64>() < blob.len * 11 / 10, "{sent:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")] // D1: a lying and a silent one of three do not stop it, and the liar is remembered
+// D1: a lying and a silent one of three do not stop it, and the liar is remembered
+#[tokio::test(flavor = "multi_thread")]
 async fn a_liar_and_a_silent_one_are_worked_around() {
     let dir = tempfile::tempdir().unwrap();
     let (bytes, second) = (noise(2, 8 * MIB), noise(3, 8 * MIB));

@@ -42,7 +42,8 @@ async fn what_does_not_fit_is_refused_before_it_is_fetched() {
     assert!(matches!(again.add(noise(2, 600_000)).await, Err(BlobError::Full { .. })));
 }
 
-#[tokio::test(flavor = "multi_thread")] // D2: what the ledger no longer needs goes first, in its order, and no more than needed
+// D2: what the ledger no longer needs goes first, in its order, and no more than needed
+#[tokio::test(flavor = "multi_thread")]
 async fn spare_blobs_make_room_and_others_stay() {
     let dir = tempfile::tempdir().unwrap();
     let b = open(dir.path(), 3, quota(1_000_000)).await;

@@ -5,6 +5,7 @@
 //! shared thing is [`Shared`], written here and read by the RPC server.
 
 mod bft_host;
+mod keeping;
 mod misbehave;
 mod requests;
 mod roles;
@@ -139,6 +140,7 @@ pub(crate) struct Core {
     catching_up: bool,
     /// What may be said only once, as first heard: by signer and slot (C6).
     said: Said,
+    keeping: keeping::Keeping,
 }
 
 /// A running full node.
@@ -165,7 +167,7 @@ impl FullNode {
         restore(&mut state, &ledger)?;
 
         let blobs = Arc::new(
-            Blobs::open(&datadir.join("blobs"), &key.secret(), config.blobs.listen)
+            Blobs::open_with(&datadir.join("blobs"), &key.secret(), config.blobs.listen, config.blobs.limits())
                 .await
                 .context("opening the blob store")?,
         );
@@ -226,6 +228,7 @@ impl FullNode {
             store: store.clone(),
             net,
             judges: Judges::new(blobs.clone(), events.clone()),
+            keeping: keeping::Keeping::start(shared.clone(), blobs.clone(), config.blobs.replicas),
             blobs,
             book: PeerBook::new(chain),
             mempool: Mempool::default(),
@@ -335,6 +338,7 @@ impl Core {
             sponsor.tick(&self.book);
         }
         self.poll_peer();
+        self.keep_blobs();
         self.shared.set_peers(&self.net.connected(), &self.book);
         self.shared.set_mempool(self.mempool.len());
         Ok(())

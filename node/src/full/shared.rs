@@ -64,6 +64,7 @@ struct Facts {
     mempool: usize,
     payments: BTreeMap<(EscrowId, u8), PaymentInfo>,
     wallet: Option<crate::rpc::WalletInfo>,
+    custody: Option<(oda_storage::Usage, crate::custody::Report)>,
 }
 
 impl Shared {
@@ -123,6 +124,16 @@ impl Shared {
     /// Puts the wallet in place.
     pub fn set_wallet(&self, wallet: crate::rpc::WalletInfo) {
         self.facts.write().unwrap_or_else(PoisonError::into_inner).wallet = Some(wallet);
+    }
+
+    /// Puts what the keeper of blobs came to in place.
+    pub fn set_custody(&self, usage: oda_storage::Usage, report: crate::custody::Report) {
+        self.facts.write().unwrap_or_else(PoisonError::into_inner).custody = Some((usage, report));
+    }
+
+    /// Disk use of the blobs, and this node's share in keeping them; none before the first decision.
+    pub fn custody(&self) -> Option<(oda_storage::Usage, crate::custody::Report)> {
+        self.facts().custody
     }
 
     /// Peers known and connected.

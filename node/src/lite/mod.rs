@@ -145,7 +145,7 @@ pub async fn run(
         .collect::<Result<Vec<ClaimRecord>, _>>()
         .context("a claim record is damaged: restore the claims directory from a backup")?;
     let blob_limits =
-        BlobLimits { fetch_bytes_per_s: config.lite.max_download_kib_s.saturating_mul(1024), ..BlobLimits::default() };
+        BlobLimits { fetch_bytes_per_s: config.lite.max_download_kib_s.saturating_mul(1024), ..config.blobs.limits() };
     let blobs = Arc::new(
         Blobs::open_with(&datadir.join("blobs"), &key.secret(), config.blobs.listen, blob_limits)
             .await

@@ -124,6 +124,7 @@ impl Collector for Node {
         self.ledger(&mut out)?;
         self.money(&mut out)?;
         self.models(&mut out)?;
+        self.blobs(&mut out)?;
         process(&mut out)
     }
 }
@@ -185,6 +186,20 @@ impl Node {
         out.gauge("wallet_onchain_sat", "Spendable on chain, sat", wallet.onchain_sat)?;
         let usable = wallet.channels.iter().filter(|c| c.usable).count();
         out.gauge("wallet_channels_usable", "Channels ready and connected", usable)
+    }
+
+    fn blobs(&self, out: &mut Writer<'_>) -> fmt::Result {
+        let Some((usage, report)) = self.0.custody() else { return Ok(()) };
+        out.gauge("blobs_disk_bytes", "Disk the blobs take", usage.used_bytes)?;
+        out.gauge("blobs_quota_bytes", "Disk they may take; 0 is no limit", usage.quota_bytes)?;
+        out.gauge("blobs_here", "Complete blobs here", usage.blobs)?;
+        out.gauge("blobs_kept", "Blobs here that the ledger needs", report.kept)?;
+        out.gauge("blobs_assigned", "Blobs this node should keep a replica of", report.assigned)?;
+        out.gauge("blobs_missing", "Of these, how many are not here", report.missing)?;
+        out.gauge("blobs_no_room", "Of these, how many do not fit max_disk_mb", report.no_room)?;
+        out.gauge("blobs_spare", "Blobs that go when room is needed", report.spare)?;
+        out.gauge("blobs_keepers", "Full nodes heard of lately, this one among them", report.nodes)?;
+        out.counter("blobs_replicas_fetched", "Replicas fetched", report.fetched)
     }
 
     fn models(&self, out: &mut Writer<'_>) -> fmt::Result {

@@ -75,6 +75,7 @@ fn expressions(dashboard: &Value, out: &mut Vec<String>) {
 async fn the_dashboard_shows_only_metrics_there_are() {
     let mut stand = Stand::new().await;
     stand.shared.set_wallet(oda_node::rpc::WalletInfo::default());
+    stand.shared.set_custody(oda_storage::Usage::default(), oda_node::custody::Report::default());
     // a model whose head was measured
     let mut model = stand.world.state.model(stand.world.model()).unwrap().clone();
     model.head.test = Some(oda_consensus::score::TestReport { n: 4, loss_sum_unat: 8_000_000, correct: 1 });

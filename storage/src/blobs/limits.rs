@@ -31,7 +31,8 @@ pub struct BlobLimits {
     pub silence_ms_max: u64,
     /// Slowest average a provider may send at, beyond one `silence_ms_max` of grace.
     pub rate_min_bytes_per_s: u64,
-    /// Fastest one fetch may go, beyond the first few MiB that are under way anyway; 0: as fast as it comes. The slowest
+    /// Fastest one fetch may go, beyond the first few MiB that are under way anyway; 0: as fast as it comes. The
+    /// slowest
     /// a provider may be is then half of this at most.
     pub fetch_bytes_per_s: u64,
     /// Most the blobs may take on disk, their plain copies included; 0: no limit.

@@ -3,7 +3,8 @@
 //! Cutting a blob into as many parts as there are providers makes the slowest of them decide when it is here. So there
 //! are more parts than providers; who is done takes the next, and when none is left, one that does not get on. Two
 //! providers then send the same part and the first to finish counts: at the end of a blob some bytes travel twice, but
-//! nobody waits for a provider that does not send. (iroh-blobs' own downloader splits a request too, but has no bound on
+//! nobody waits for a provider that does not send. (iroh-blobs' own downloader splits a request too, but has no bound
+//! on
 //! silence, rate or stated length, and forgets who failed.)
 
 use iroh_blobs::protocol::{ChunkRanges, ChunkRangesExt as _};
