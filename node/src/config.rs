@@ -160,6 +160,13 @@ pub struct P2p {
     /// Peers to stay connected to, each ending in /p2p/PEERID.
     #[serde(default)]
     pub peers: Vec<String>,
+    /// How many connections this node opens, those to `peers` counted in; more are found through the network. 0: only
+    /// those to `peers`.
+    #[serde(default = "default_outbound")]
+    pub outbound: usize,
+    /// Multiaddresses to tell others instead of those listened on: the public ones of a node behind a forwarded port.
+    #[serde(default)]
+    pub external: Vec<String>,
 }
 
 /// iroh-blobs.
@@ -416,6 +423,9 @@ fn default_tranches() -> u8 {
     4
 }
 
+fn default_outbound() -> usize {
+    8
+}
 fn default_true() -> bool {
     true
 }
@@ -452,6 +462,9 @@ const MIN_DOWNLOAD_KIB_S: u64 = 16;
 
 /// Most full nodes that may be asked to keep a blob.
 const MAX_REPLICAS: usize = 64;
+
+/// Most connections a node may be told to open: half of those that strangers leave to it.
+const MAX_OUTBOUND: usize = 32;
 
 /// The configuration file of a data directory.
 pub const FILE: &str = "oda.toml";
@@ -496,6 +509,18 @@ impl Config {
         }
         if self.sponsor.as_ref().is_some_and(|s| s.guests.len() > MAX_GUESTS) {
             bail!("[sponsor] guests: more than {MAX_GUESTS}; keep those you expect next");
+        }
+        if self.p2p.outbound > MAX_OUTBOUND {
+            bail!("[p2p] outbound = {}: give at most {MAX_OUTBOUND}", self.p2p.outbound);
+        }
+        if self.p2p.external.len() > crate::net::address::MAX_ADDRESSES {
+            bail!("[p2p] external: give at most {} addresses", crate::net::address::MAX_ADDRESSES);
+        }
+        for text in &self.p2p.external {
+            // told to everybody as it stands here, so it must be one that others dial
+            if !text.parse::<libp2p::Multiaddr>().is_ok_and(|a| crate::net::address::plain(&a).is_some()) {
+                bail!("[p2p] external: {text:?} is not an address others can dial: write /ip4/HOST/tcp/PORT");
+            }
         }
         let submissions = self.sponsor.as_ref().and_then(|s| s.submissions.as_ref());
         if let Some(s) = submissions.filter(|s| !s.public().is_sound()) {
@@ -601,6 +626,20 @@ mod tests {
         for bad in ["http://node.example", "node.example:80", "*", ""] {
             let error = format!("{:#}", hosts(&format!("[{bad:?}]")).unwrap_err());
             assert!(error.contains("[rpc] hosts"), "{bad}: {error}");
+        }
+    }
+
+    #[test] // N1
+    fn outbound_and_external_are_checked() {
+        let p2p = |line: &str| load(&format!("{GOOD}{line}\n"));
+        let given = p2p("").unwrap().p2p;
+        assert_eq!((given.outbound, given.external.len()), (8, 0));
+        assert_eq!(p2p("outbound = 0").unwrap().p2p.outbound, 0);
+        assert!(format!("{:#}", p2p("outbound = 33").unwrap_err()).contains("at most 32"));
+        assert!(p2p("external = [\"/ip4/203.0.113.7/tcp/4001\", \"/ip4/203.0.113.7/udp/4001/quic-v1\"]").is_ok());
+        for bad in ["/ip4/203.0.113.7/tcp/0", "203.0.113.7:4001", "/dns4/node.example/tcp/4001"] {
+            let error = format!("{:#}", p2p(&format!("external = [{bad:?}]")).unwrap_err());
+            assert!(error.contains("[p2p] external"), "{bad}: {error}");
         }
     }
 

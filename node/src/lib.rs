@@ -14,6 +14,7 @@ mod fees;
 pub mod full;
 pub mod identity;
 pub mod jobs;
+pub mod known;
 pub mod ledger;
 pub mod ledger_file;
 pub mod lite;

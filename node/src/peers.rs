@@ -28,7 +28,7 @@ pub(crate) fn own_record(
         seq_ms: now_ms(),
         role,
         blobs: blobs.addr().sockets.iter().take(8).map(ToString::to_string).collect(),
-        p2p: net.listen_addrs().iter().take(8).map(ToString::to_string).collect(),
+        p2p: net.announced().iter().take(8).map(ToString::to_string).collect(),
         lightning,
         submissions,
     };
@@ -46,12 +46,19 @@ pub(crate) fn signed_anew(old: &SignedPeerRecord, key: &NodeKey, chain: ChainId)
 pub struct PeerBook {
     chain: ChainId,
     records: BTreeMap<NodeId, SignedPeerRecord>,
+    /// Who is told of news, so that it finds peers by them (N1).
+    net: Option<Net>,
 }
 
 impl PeerBook {
     /// An empty book.
     pub fn new(chain: ChainId) -> Self {
-        Self { chain, records: BTreeMap::new() }
+        Self { chain, records: BTreeMap::new(), net: None }
+    }
+
+    /// The same, telling the network side where full nodes are.
+    pub fn telling(self, net: &Net) -> Self {
+        Self { net: Some(net.clone()), ..self }
     }
 
     /// Takes a record if it is authentic and newer than the one known. `None`: refused; else whether it was news.
@@ -68,6 +75,9 @@ impl PeerBook {
         }
         if self.records.len() >= MAX_RECORDS && !self.records.contains_key(&node) {
             return Some(false);
+        }
+        if let Some(net) = &self.net {
+            net.learn(&signed.record);
         }
         self.records.insert(node, signed);
         Some(true)

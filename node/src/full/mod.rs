@@ -171,15 +171,12 @@ impl FullNode {
                 .await
                 .context("opening the blob store")?,
         );
-        let peers = crate::net::parse_peers(&config.p2p.peers)?;
         let (net, net_events) = Net::start(NetConfig {
             key: key.secret(),
             chain,
-            listen: crate::net::parse_listen(&config.p2p.listen)?,
-            peers,
             role: crate::net::Role::Full,
             votes: validator,
-            ..NetConfig::default()
+            ..NetConfig::of(&config.p2p, datadir)?
         })
         .await?;
 
@@ -226,11 +223,11 @@ impl FullNode {
             identity,
             shared: shared.clone(),
             store: store.clone(),
+            book: PeerBook::new(chain).telling(&net),
             net,
             judges: Judges::new(blobs.clone(), events.clone()),
             keeping: keeping::Keeping::start(shared.clone(), blobs.clone(), config.blobs.replicas),
             blobs,
-            book: PeerBook::new(chain),
             mempool: Mempool::default(),
             timers: Timers::default(),
             height_started: Instant::now(),

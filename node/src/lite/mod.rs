@@ -154,10 +154,8 @@ pub async fn run(
     let (net, mut net_events) = Net::start(NetConfig {
         key: key.secret(),
         chain,
-        listen: crate::net::parse_listen(&config.p2p.listen)?,
-        peers: crate::net::parse_peers(&config.p2p.peers)?,
         role: crate::net::Role::Lite,
-        ..NetConfig::default()
+        ..NetConfig::of(&config.p2p, datadir)?
     })
     .await?;
     let (wallet, lightning) = wallet::start(&config, datadir, &identity, "oda lite").await?;
@@ -196,11 +194,11 @@ pub async fn run(
         trainer: Trainer::new(key.id(), epochs, TrainerConfig::default(), known),
         key,
         config,
+        book: PeerBook::new(chain).telling(&net),
         net,
         blobs,
         wallet,
         records,
-        book: PeerBook::new(chain),
         record,
         rng: ChaCha20Rng::from_rng(rand_core::OsRng).context("no randomness")?,
         models: BTreeSet::new(),
@@ -289,7 +287,7 @@ impl Lite {
     }
 
     fn on_tick(&mut self) -> Result<()> {
-        let peers = self.full_peers();
+        let peers = self.net.askable();
         self.turn = self.turn.wrapping_add(1);
         if let Some(peer) = peers.get(self.turn % peers.len().max(1)) {
             self.ask(*peer, Request::Models);
@@ -448,7 +446,7 @@ impl Lite {
                 TrainerEffect::Train(job) => self.train(*job),
                 TrainerEffect::Submit(tx) => {
                     let signed = SignedTx::new(tx, &self.key, self.chain);
-                    let peers = self.full_peers();
+                    let peers = self.net.askable();
                     for i in 0..peers.len().min(2) {
                         if let Some(peer) = peers.get((self.turn + i) % peers.len()) {
                             self.ask(*peer, Request::SubmitTx(Box::new(signed.clone())));
@@ -456,9 +454,9 @@ impl Lite {
                     }
                 }
                 TrainerEffect::AskClaim(claim) => self.ask_all(&self.full_peers(), &Request::Claim(claim)),
-                TrainerEffect::AskShares(escrow, member) => self.ask_all(&[member], &Request::Shares(escrow)),
+                TrainerEffect::AskShares(escrow, member) => self.ask(member, Request::Shares(escrow)),
                 TrainerEffect::AskEpochs(after) => {
-                    let peers = self.full_peers();
+                    let peers = self.net.askable();
                     if let Some(peer) = peers.get(self.turn % peers.len().max(1)) {
                         self.ask(*peer, Request::Epochs { after });
                     }

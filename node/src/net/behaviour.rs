@@ -3,6 +3,7 @@
 //! Every name carries the chain, so nodes of another network do not understand us.
 
 use super::codec::Bytes;
+use super::walk::Walk;
 use super::{NetConfig, NetError, Role, Topic};
 use libp2p::allow_block_list::{self, BlockedPeers};
 use libp2p::gossipsub::{self, IdentTopic, MessageAuthenticity, MessageId};
@@ -22,6 +23,8 @@ pub struct Behaviour {
     pub gossip: gossipsub::Behaviour,
     /// Requests.
     pub requests: rr::Behaviour<Bytes>,
+    /// Table of peers.
+    pub walk: Walk,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
 }
@@ -52,6 +55,11 @@ pub fn protocol(config: &NetConfig) -> String {
 /// Name of the gossip protocol.
 pub fn gossip_protocol(config: &NetConfig) -> String {
     format!("/oda/{}/meshsub", chain_name(config))
+}
+
+/// Name of the protocol of the table of peers; whoever serves it is a full node.
+pub fn table_protocol(config: &NetConfig) -> String {
+    format!("/oda/{}/kad/1", chain_name(config))
 }
 
 /// A topic's full name.
@@ -155,6 +163,7 @@ impl Behaviour {
                 [(name.clone(), ProtocolSupport::Full)],
                 rr::Config::default().with_request_timeout(config.request_timeout).with_max_concurrent_streams(64),
             ),
+            walk: Walk::new(key.public().to_peer_id(), table_protocol(config), config.role == Role::Full)?,
             identify: identify::Behaviour::new(identify::Config::new(name, key.public()).with_cache_size(0)),
             ping: ping::Behaviour::default(),
         })

@@ -3,6 +3,7 @@
 //! A limit for all together would let the loudest peer use it up; so each has its own, and the common
 //! limits only bound memory.
 
+use libp2p::Multiaddr;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -18,7 +19,7 @@ const GOSSIP: (f64, f64) = (500.0, 2000.0);
 
 /// A token bucket.
 #[derive(Debug)]
-struct Bucket {
+pub struct Bucket {
     rate: f64,
     burst: f64,
     left: f64,
@@ -26,11 +27,13 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn new((rate, burst): (f64, f64), now: Instant) -> Self {
+    /// A full one: so much per second, and at once.
+    pub fn new((rate, burst): (f64, f64), now: Instant) -> Self {
         Self { rate, burst, left: burst, at: now }
     }
 
-    fn take(&mut self, now: Instant) -> bool {
+    /// Whether one more is within the allowance.
+    pub fn take(&mut self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         self.at = now;
         self.left = (self.left + passed * self.rate).min(self.burst);
@@ -56,6 +59,12 @@ pub struct Neighbour {
     pub since: Instant,
     /// Whether it has named our chain.
     pub of_our_chain: bool,
+    /// Whether it is a full node: it serves the table of peers.
+    pub is_full: bool,
+    /// Where this node reached it, if it opened the connection.
+    pub reached_at: Option<Multiaddr>,
+    /// When it last failed to answer a request.
+    pub failed: Option<Instant>,
     slots: Arc<Semaphore>,
     requests: Bucket,
     gossip: Bucket,
@@ -67,6 +76,9 @@ impl Neighbour {
         Self {
             since: now,
             of_our_chain: false,
+            is_full: false,
+            reached_at: None,
+            failed: None,
             slots: Arc::new(Semaphore::new(SLOTS_PER_PEER)),
             requests: Bucket::new(REQUESTS, now),
             gossip: Bucket::new(GOSSIP, now),

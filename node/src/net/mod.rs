@@ -6,15 +6,27 @@
 //!
 //! Attack 17 lives here: every neighbour has an allowance of its own ([`guard`]), half of the event queue
 //! is closed to requests, strangers can neither take the connections meant for our own dials nor those of
-//! configured peers, and a neighbour counts as connected only after it has named our chain.
+//! configured peers, and a neighbour counts as connected only after it has named our chain. Peers are found through
+//! signed records and walks ([`discovery`]); whom to dial is one pure decision ([`dial`]).
 
+pub(crate) mod address;
 mod behaviour;
 mod codec;
+mod dial;
+mod discovery;
+mod error;
 mod guard;
+mod listen;
+mod standing;
 mod swarm;
+mod walk;
+
+pub use error::{NetError, RequestError};
 
 use libp2p::{Multiaddr, PeerId, identity, multiaddr::Protocol};
 use oda_consensus::ids::{ChainId, NodeId};
+use oda_consensus::wire::PeerRecord;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -101,6 +113,29 @@ pub struct NetConfig {
     pub max_connections: u32,
     /// How long a request may take.
     pub request_timeout: Duration,
+    /// How many connections this node opens by itself, those to configured peers counted in; 0: only those.
+    pub outbound: usize,
+    /// Addresses to announce instead of those listened on.
+    pub external: Vec<Multiaddr>,
+    /// Where peers are remembered over restarts, if anywhere.
+    pub remember: Option<PathBuf>,
+}
+
+impl NetConfig {
+    /// For a node that stays: finds peers and remembers them in its data directory.
+    ///
+    /// # Errors
+    /// If the configuration names an address that is none.
+    pub fn of(p2p: &crate::config::P2p, datadir: &Path) -> Result<Self, NetError> {
+        Ok(Self {
+            listen: parse_listen(&p2p.listen)?,
+            peers: parse_peers(&p2p.peers)?,
+            outbound: p2p.outbound,
+            external: parse_listen(&p2p.external)?,
+            remember: Some(datadir.join(crate::known::FILE)),
+            ..Self::default()
+        })
+    }
 }
 
 impl Default for NetConfig {
@@ -114,71 +149,11 @@ impl Default for NetConfig {
             votes: false,
             max_connections: 256,
             request_timeout: Duration::from_secs(10),
+            outbound: 0,
+            external: Vec::new(),
+            remember: None,
         }
     }
-}
-
-/// The network side could not start or be used.
-#[derive(Debug, thiserror::Error)]
-pub enum NetError {
-    /// Not an address with a peer in it.
-    #[error("`{text}` is not a peer address ({problem}): write /ip4/HOST/tcp/PORT/p2p/PEERID")]
-    PeerAddress {
-        /// What was given.
-        text: String,
-        /// What is wrong.
-        problem: String,
-    },
-    /// Not an address.
-    #[error("`{text}` is not a listen address ({problem}): write /ip4/HOST/tcp/PORT")]
-    ListenAddress {
-        /// What was given.
-        text: String,
-        /// What is wrong.
-        problem: String,
-    },
-    /// Another process listens there.
-    #[error("address {address} is in use: stop the other process or change [p2p] listen")]
-    InUse {
-        /// The address.
-        address: String,
-    },
-    /// Not ours, or not allowed.
-    #[error("address {address} cannot be listened on ({problem}): change [p2p] listen")]
-    Listen {
-        /// The address.
-        address: String,
-        /// What the system said.
-        problem: String,
-    },
-    /// The library refused.
-    #[error("starting libp2p: {0}")]
-    Start(String),
-}
-
-/// A request was not answered.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum RequestError {
-    /// No answer in time, or the peer broke off.
-    #[error("the peer did not answer: {0}")]
-    Failed(String),
-    /// No connection and no address that works.
-    #[error("node {} cannot be reached: check that it runs, or give its address", .0.short())]
-    Unreachable(NodeId),
-    /// It speaks another network's protocol.
-    #[error("node {} is of another network: it does not speak our chain's protocol", .0.short())]
-    OtherNetwork(NodeId),
-    /// More than a peer would read.
-    #[error("a request of {bytes} bytes is too large: at most {max} go out")]
-    TooLarge {
-        /// Its size.
-        bytes: usize,
-        /// Most allowed.
-        max: u32,
-    },
-    /// Too much at once.
-    #[error("too many requests are waiting: try again later")]
-    Busy,
 }
 
 /// Names a gossip message until it is reported on; holds its share of the memory for gossip till then.
@@ -233,6 +208,7 @@ enum Command {
     Respond(ResponseToken, Vec<u8>),
     Ban(NodeId, Duration),
     AddAddress(NodeId, Multiaddr),
+    Learn(NodeId, Vec<Multiaddr>),
     Score(NodeId, oneshot::Sender<Option<f64>>),
     Shutdown(oneshot::Sender<()>),
 }
@@ -289,7 +265,9 @@ fn count(counter: &AtomicU64) {
 pub struct Net {
     commands: mpsc::Sender<Command>,
     connected: Arc<Mutex<Vec<NodeId>>>,
+    standing: Arc<Mutex<Vec<standing::Standing>>>,
     listening: Arc<Mutex<Vec<Multiaddr>>>,
+    external: Vec<Multiaddr>,
     counters: Arc<Counters>,
 }
 
@@ -337,6 +315,18 @@ impl Net {
         self.connected.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Connected full nodes to ask, in turn, what each of them could answer: those that answer at present, and as many
+    /// configured ones as others.
+    pub fn askable(&self) -> Vec<NodeId> {
+        standing::askable(&self.standing.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Addresses to tell others: those the owner named, else those this node listens on. What a peer says it saw is
+    /// never among them: one liar could send everybody elsewhere.
+    pub fn announced(&self) -> Vec<Multiaddr> {
+        if self.external.is_empty() { self.listen_addrs() } else { self.external.clone() }
+    }
+
     /// Addresses this node listens on, with its peer id.
     pub fn listen_addrs(&self) -> Vec<Multiaddr> {
         self.listening.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -350,6 +340,14 @@ impl Net {
     /// Remembers where a peer is, for [`Net::request`]; with or without /p2p/PEERID at the end.
     pub fn add_address(&self, peer: NodeId, address: Multiaddr) {
         let _ = self.commands.try_send(Command::AddAddress(peer, address));
+    }
+
+    /// Learns from a peer's signed record where a full node is. The record is authentic and newer than the last.
+    pub fn learn(&self, record: &PeerRecord) {
+        if record.role == oda_consensus::wire::Role::Full {
+            let addresses = record.p2p.iter().take(address::MAX_ADDRESSES).filter_map(|a| a.parse().ok()).collect();
+            let _ = self.commands.try_send(Command::Learn(record.node, addresses));
+        }
     }
 
     /// Gossip score of a connected peer: below zero it is heard less, below -80 not at all.
@@ -419,5 +417,7 @@ pub fn parse_listen(texts: &[String]) -> Result<Vec<Multiaddr>, NetError> {
         .collect()
 }
 
+#[cfg(test)]
+mod discovery_tests;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,12 @@
 //! The task that owns the swarm.
 
-use super::behaviour::{Behaviour, BehaviourEvent, protocol, start_error, topic_of};
+use super::address::plain;
+use super::behaviour::{Behaviour, BehaviourEvent, protocol, start_error, table_protocol, topic_of};
+use super::discovery::Discovery;
 use super::guard::{Neighbour, SLOTS};
+use super::listen::listen;
+use super::standing::Standing;
+use super::walk::WalkEvent;
 use super::{
     Command, Counters, MessageToken, Net, NetConfig, NetError, NetEvent, RequestError, ResponseToken, Topic, Verdict,
     count, node_id, peer_id,
@@ -13,9 +18,7 @@ use libp2p::request_response::{self as rr, OutboundFailure, OutboundRequestId};
 use libp2p::swarm::{SwarmEvent, dial_opts::DialOpts};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, identity, noise, ping, tcp, yamux};
 use oda_consensus::ids::NodeId;
-use std::collections::{BTreeMap, HashMap};
-use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -35,34 +38,44 @@ const GOSSIP_KIB: usize = 128 << 10;
 const MAX_BANS: usize = 4096;
 /// Peers whose addresses are remembered, and addresses of each.
 const MAX_ADDRESSES: (usize, usize) = (4096, 8);
-/// Swarm events kept while the listeners come up.
-const MAX_EARLY: usize = 1024;
-/// How long to wait for the listen addresses to be up.
-const LISTEN_WAIT: Duration = Duration::from_secs(5);
 /// A neighbour that has not named its chain by then is sent away.
 const NAME_WAIT: Duration = Duration::from_secs(15);
 /// How long flooders and nodes of other chains are refused.
 const BAN: Duration = Duration::from_secs(60);
+/// A peer that has not answered by then is late, and others are asked before it.
+const LATE: Duration = Duration::from_secs(2);
+/// How long it is asked last after it failed to answer.
+const REST: Duration = Duration::from_secs(10);
 /// Pause before a configured peer is dialled again: first, most.
 const REDIAL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
-struct Task {
-    swarm: Swarm<Behaviour>,
-    me: PeerId,
+/// A request of ours that waits for its answer.
+struct Pending {
+    peer: PeerId,
+    since: Instant,
+    reply: oneshot::Sender<Result<Vec<u8>, RequestError>>,
+}
+
+pub(super) struct Task {
+    pub(super) swarm: Swarm<Behaviour>,
+    pub(super) me: PeerId,
     protocol: String,
+    table_protocol: String,
     topics: BTreeMap<TopicHash, Topic>,
     events: mpsc::Sender<NetEvent>,
     /// Whether a peer came or went, for peers of which the node could not be told yet: its queue was full.
     untold: BTreeMap<NodeId, bool>,
-    pending: BTreeMap<OutboundRequestId, oneshot::Sender<Result<Vec<u8>, RequestError>>>,
-    neighbours: HashMap<PeerId, Neighbour>,
+    pending: BTreeMap<OutboundRequestId, Pending>,
+    pub(super) neighbours: HashMap<PeerId, Neighbour>,
     slots: Arc<Semaphore>,
     gossip_memory: Arc<Semaphore>,
     addresses: BTreeMap<NodeId, Vec<Multiaddr>>,
     /// Peers to stay connected to: address, when to dial next, pause after that.
     keep: Vec<(PeerId, Multiaddr, Instant, Duration)>,
-    banned: BTreeMap<PeerId, Instant>,
+    pub(super) banned: BTreeMap<PeerId, Instant>,
+    pub(super) discovery: Discovery,
     connected: Arc<Mutex<Vec<NodeId>>>,
+    standing: Arc<Mutex<Vec<Standing>>>,
     listening: Arc<Mutex<Vec<Multiaddr>>>,
     counters: Arc<Counters>,
 }
@@ -89,7 +102,9 @@ pub(super) async fn start(config: NetConfig) -> Result<(Net, mpsc::Receiver<NetE
     let net = Net {
         commands,
         connected: Arc::default(),
+        standing: Arc::default(),
         listening: Arc::new(Mutex::new(listening)),
+        external: config.external.clone(),
         counters: Arc::default(),
     };
     let now = Instant::now();
@@ -97,6 +112,7 @@ pub(super) async fn start(config: NetConfig) -> Result<(Net, mpsc::Receiver<NetE
         swarm,
         me,
         protocol: protocol(&config),
+        table_protocol: table_protocol(&config),
         topics: Topic::ALL.into_iter().map(|t| (topic_of(&config, t).hash(), t)).collect(),
         events,
         untold: BTreeMap::new(),
@@ -107,67 +123,15 @@ pub(super) async fn start(config: NetConfig) -> Result<(Net, mpsc::Receiver<NetE
         addresses: BTreeMap::new(),
         keep: config.peers.iter().filter(|(p, _)| *p != me).map(|(p, a)| (*p, a.clone(), now, REDIAL.0)).collect(),
         banned: BTreeMap::new(),
+        discovery: Discovery::open(&config, me)?,
         connected: net.connected.clone(),
+        standing: net.standing.clone(),
         listening: net.listening.clone(),
         counters: net.counters.clone(),
     };
     let hashes: BTreeMap<Topic, TopicHash> = task.topics.iter().map(|(h, t)| (*t, h.clone())).collect();
     tokio::spawn(task.run(early, queue, hashes));
     Ok((net, receiver))
-}
-
-/// Whether somebody has the port. libp2p listens with SO_REUSEPORT, with which a second node on the
-/// same port would start and be given half of the connections; a plain socket is refused instead.
-fn is_taken(address: &Multiaddr) -> bool {
-    let mut parts = address.iter();
-    let ip = match parts.next() {
-        Some(Protocol::Ip4(ip)) => ip.into(),
-        Some(Protocol::Ip6(ip)) => ip.into(),
-        _ => return false,
-    };
-    let outcome = match parts.next() {
-        Some(Protocol::Tcp(port)) if port != 0 => TcpListener::bind(SocketAddr::new(ip, port)).map(drop),
-        Some(Protocol::Udp(port)) if port != 0 => UdpSocket::bind(SocketAddr::new(ip, port)).map(drop),
-        _ => return false,
-    };
-    outcome.is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse)
-}
-
-/// Listens on every address, and waits until it does. Returns what else happened meanwhile.
-async fn listen(
-    swarm: &mut Swarm<Behaviour>,
-    addresses: &[Multiaddr],
-) -> Result<Vec<SwarmEvent<BehaviourEvent>>, NetError> {
-    let (mut waiting, mut early) = (HashMap::new(), Vec::new());
-    for address in addresses {
-        if is_taken(address) {
-            return Err(NetError::InUse { address: address.to_string() });
-        }
-        let failed = |problem: String| NetError::Listen { address: address.to_string(), problem };
-        waiting.insert(swarm.listen_on(address.clone()).map_err(|e| failed(e.to_string()))?, address);
-    }
-    let deadline = Instant::now() + LISTEN_WAIT;
-    while !waiting.is_empty() {
-        match tokio::time::timeout_at(deadline, swarm.select_next_some()).await {
-            Ok(SwarmEvent::NewListenAddr { listener_id, .. }) => drop(waiting.remove(&listener_id)),
-            Ok(SwarmEvent::ListenerClosed { listener_id, reason, .. }) => {
-                let address = waiting.remove(&listener_id).map(ToString::to_string).unwrap_or_default();
-                let problem = reason.err().map_or_else(|| "closed".into(), |e| e.to_string());
-                return Err(NetError::Listen { address, problem });
-            }
-            // a peer may connect to the first address while the second comes up: it must not be forgotten
-            Ok(event) => {
-                if early.len() < MAX_EARLY {
-                    early.push(event);
-                }
-            }
-            Err(_) => {
-                let address = waiting.into_values().next().map(ToString::to_string).unwrap_or_default();
-                return Err(NetError::Listen { address, problem: "no answer from the system".into() });
-            }
-        }
-    }
-    Ok(early)
 }
 
 impl Task {
@@ -185,8 +149,12 @@ impl Task {
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
-                    None => return,
+                    None => {
+                        self.discovery.close().await;
+                        return;
+                    }
                     Some(Command::Shutdown(done)) => {
+                        self.discovery.close().await;
                         drop(self);
                         let _ = done.send(());
                         return;
@@ -232,6 +200,14 @@ impl Task {
             *next = now + *pause;
             *pause = (*pause * 2).min(REDIAL.1);
         }
+        for peer in self.swarm.behaviour_mut().walk.take_flooders() {
+            if !self.banned.contains_key(&peer) {
+                count(&self.counters.flooders);
+                self.ban(peer, BAN);
+            }
+        }
+        self.discover(now);
+        self.refresh_standing(now);
     }
 
     fn ban(&mut self, peer: PeerId, time: Duration) {
@@ -301,6 +277,7 @@ impl Task {
                     known.truncate(MAX_ADDRESSES.1);
                 }
             }
+            Command::Learn(node, addresses) => self.discovery.heard(node, &addresses, true),
             Command::Score(node, reply) => {
                 let _ = reply.send(peer_id(node).and_then(|p| behaviour.gossip.peer_score(&p)));
             }
@@ -309,19 +286,22 @@ impl Task {
     }
 
     fn ask(&mut self, node: NodeId, data: Vec<u8>, reply: oneshot::Sender<Result<Vec<u8>, RequestError>>) {
-        let addresses = self.addresses.get(&node).cloned().unwrap_or_default();
+        let mut addresses = self.addresses.get(&node).cloned().unwrap_or_default();
+        if addresses.is_empty() {
+            addresses = self.discovery.addresses(node);
+        }
         let reachable = |p: &PeerId| *p != self.me && (self.swarm.is_connected(p) || !addresses.is_empty());
         let Some(peer) = peer_id(node).filter(reachable) else {
             let _ = reply.send(Err(RequestError::Unreachable(node)));
             return;
         };
-        self.pending.retain(|_, reply| !reply.is_closed());
+        self.pending.retain(|_, p| !p.reply.is_closed());
         if self.pending.len() >= MAX_PENDING {
             let _ = reply.send(Err(RequestError::Busy));
             return;
         }
         let id = self.swarm.behaviour_mut().requests.send_request_with_addresses(&peer, data, addresses);
-        self.pending.insert(id, reply);
+        self.pending.insert(id, Pending { peer, since: Instant::now(), reply });
     }
 
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
@@ -335,7 +315,13 @@ impl Task {
             }
             SwarmEvent::Behaviour(BehaviourEvent::Requests(event)) => self.on_request_event(event),
             SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
-                self.on_named(peer_id, &info.protocol_version);
+                let is_full = info.protocols.iter().any(|p| p.as_ref() == self.table_protocol);
+                self.on_named(peer_id, &info.protocol_version, is_full);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Walk(WalkEvent::Found(peer, addresses))) => {
+                if let Some(node) = node_id(&peer) {
+                    self.discovery.heard(node, &addresses, false);
+                }
             }
             SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event { connection, result: Err(error), .. }))
                 if !matches!(error, ping::Failure::Unsupported) =>
@@ -343,8 +329,12 @@ impl Task {
                 // a peer that vanished without a word would otherwise stay "connected" and never be redialled
                 self.swarm.close_connection(connection);
             }
-            SwarmEvent::ConnectionEstablished { peer_id, .. } => {
-                self.neighbours.entry(peer_id).or_insert_with(|| Neighbour::new(Instant::now()));
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => self.on_dial_failed(peer, &error),
+            SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
+                let neighbour = self.neighbours.entry(peer_id).or_insert_with(|| Neighbour::new(Instant::now()));
+                if endpoint.is_dialer() {
+                    neighbour.reached_at = plain(endpoint.get_remote_address()).map(|(address, _)| address);
+                }
                 for (peer, _, _, pause) in &mut self.keep {
                     if *peer == peer_id {
                         *pause = REDIAL.0;
@@ -352,7 +342,9 @@ impl Task {
                 }
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
-                let known = self.neighbours.remove(&peer_id).is_some_and(|n| n.of_our_chain);
+                let gone = self.neighbours.remove(&peer_id);
+                self.on_left(peer_id, gone.as_ref());
+                let known = gone.is_some_and(|n| n.of_our_chain);
                 self.refresh_connected();
                 if known
                     && let Some(node) = node_id(&peer_id)
@@ -374,19 +366,22 @@ impl Task {
     }
 
     /// A neighbour has said which protocol it speaks: that of our chain, or it goes.
-    fn on_named(&mut self, peer: PeerId, protocol: &str) {
+    fn on_named(&mut self, peer: PeerId, protocol: &str, is_full: bool) {
         let Some(node) = node_id(&peer).filter(|_| protocol == self.protocol) else {
             if self.keep.iter().any(|(p, ..)| *p == peer) {
                 tracing::warn!(%peer, "a configured peer is of another network: check its address and the genesis file");
             }
+            self.on_stranger(peer);
             self.ban(peer, BAN);
             return;
         };
         let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };
+        neighbour.is_full = is_full;
         if !std::mem::replace(&mut neighbour.of_our_chain, true) {
             self.refresh_connected();
             self.untold.insert(node, true);
         }
+        self.on_reached(peer, node);
     }
 
     fn on_gossip(&mut self, source: PeerId, id: gossipsub::MessageId, message: gossipsub::Message) {
@@ -420,6 +415,22 @@ impl Task {
         let ours = self.neighbours.iter().filter(|(_, n)| n.of_our_chain);
         let now: Vec<NodeId> = ours.filter_map(|(p, _)| node_id(p)).collect();
         *self.connected.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        self.refresh_standing(Instant::now());
+    }
+
+    /// Who answers at present, for those who ask whoever can.
+    fn refresh_standing(&self, now: Instant) {
+        let for_less = |since: Instant, limit: Duration| now.saturating_duration_since(since) < limit;
+        let waiting = self.pending.values().filter(|p| !p.reply.is_closed() && !for_less(p.since, LATE));
+        let slow: BTreeSet<PeerId> = waiting.map(|p| p.peer).collect();
+        let standing = self.neighbours.iter().filter(|(_, n)| n.of_our_chain && n.is_full).filter_map(|(peer, n)| {
+            Some(Standing {
+                node: node_id(peer)?,
+                is_configured: self.discovery.configured.contains(peer),
+                is_late: slow.contains(peer) || n.failed.is_some_and(|at| for_less(at, REST)),
+            })
+        });
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing.collect();
     }
 
     fn on_request_event(&mut self, event: rr::Event<Vec<u8>, Vec<u8>>) {
@@ -436,18 +447,24 @@ impl Task {
                 let _ = self.events.try_send(NetEvent::Request { from, data: request, token });
             }
             rr::Event::Message { message: rr::Message::Response { request_id, response }, .. } => {
-                if let Some(reply) = self.pending.remove(&request_id) {
-                    let _ = reply.send(Ok(response));
+                if let Some(pending) = self.pending.remove(&request_id) {
+                    if let Some(neighbour) = self.neighbours.get_mut(&pending.peer) {
+                        neighbour.failed = None;
+                    }
+                    let _ = pending.reply.send(Ok(response));
                 }
             }
             rr::Event::OutboundFailure { peer, request_id, error, .. } => {
-                if let Some(reply) = self.pending.remove(&request_id) {
+                if let Some(pending) = self.pending.remove(&request_id) {
+                    if let Some(neighbour) = self.neighbours.get_mut(&pending.peer) {
+                        neighbour.failed = Some(Instant::now());
+                    }
                     let error = match (node_id(&peer), error) {
                         (Some(node), OutboundFailure::DialFailure) => RequestError::Unreachable(node),
                         (Some(node), OutboundFailure::UnsupportedProtocols) => RequestError::OtherNetwork(node),
                         (_, error) => RequestError::Failed(error.to_string()),
                     };
-                    let _ = reply.send(Err(error));
+                    let _ = pending.reply.send(Err(error));
                 }
             }
             rr::Event::InboundFailure { .. } | rr::Event::ResponseSent { .. } => {}

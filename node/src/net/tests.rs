@@ -7,16 +7,16 @@ use oda_consensus::keys::NodeKey;
 use std::future::Future;
 use tokio::time::{sleep, timeout};
 
-const WAIT: Duration = Duration::from_secs(60);
-const QUIET: Duration = Duration::from_secs(2);
+pub(super) const WAIT: Duration = Duration::from_secs(60);
+pub(super) const QUIET: Duration = Duration::from_secs(2);
 
-struct Peer {
-    net: Net,
-    events: mpsc::Receiver<NetEvent>,
-    id: NodeId,
+pub(super) struct Peer {
+    pub(super) net: Net,
+    pub(super) events: mpsc::Receiver<NetEvent>,
+    pub(super) id: NodeId,
 }
 
-fn config(n: u8, chain: u8, peers: &[Multiaddr]) -> NetConfig {
+pub(super) fn config(n: u8, chain: u8, peers: &[Multiaddr]) -> NetConfig {
     let peers: Vec<String> = peers.iter().map(ToString::to_string).collect();
     NetConfig {
         key: NodeKey::from_secret(&[n; 32]).secret(),
@@ -28,18 +28,18 @@ fn config(n: u8, chain: u8, peers: &[Multiaddr]) -> NetConfig {
     }
 }
 
-async fn start(config: NetConfig) -> Peer {
+pub(super) async fn start(config: NetConfig) -> Peer {
     let id = NodeKey::from_secret(&config.key).id();
     let (net, events) = Net::start(config).await.unwrap();
     Peer { net, events, id }
 }
 
-async fn peer(n: u8, chain: u8, known: &[&Peer]) -> Peer {
+pub(super) async fn peer(n: u8, chain: u8, known: &[&Peer]) -> Peer {
     let known: Vec<Multiaddr> = known.iter().flat_map(|p| p.net.listen_addrs()).collect();
     start(config(n, chain, &known)).await
 }
 
-async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+pub(super) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let poll = async {
         while !holds().await {
             sleep(Duration::from_millis(20)).await;
@@ -49,7 +49,7 @@ async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> 
 }
 
 impl Peer {
-    async fn gossip(&mut self) -> (Topic, Vec<u8>, MessageToken) {
+    pub(super) async fn gossip(&mut self) -> (Topic, Vec<u8>, MessageToken) {
         let next = async {
             loop {
                 if let NetEvent::Gossip { topic, data, token, .. } = self.events.recv().await.unwrap() {
@@ -60,7 +60,7 @@ impl Peer {
         timeout(WAIT, next).await.expect("gossip in time")
     }
 
-    async fn request(&mut self) -> (NodeId, Vec<u8>, ResponseToken) {
+    pub(super) async fn request(&mut self) -> (NodeId, Vec<u8>, ResponseToken) {
         let next = async {
             loop {
                 if let NetEvent::Request { from, data, token } = self.events.recv().await.unwrap() {
@@ -71,11 +71,11 @@ impl Peer {
         timeout(WAIT, next).await.expect("a request in time")
     }
 
-    async fn until_connected(&self, to: NodeId) {
+    pub(super) async fn until_connected(&self, to: NodeId) {
         until("connected", || async { self.net.connected().contains(&to) }).await;
     }
 
-    async fn until_gone(&self, from: NodeId) {
+    pub(super) async fn until_gone(&self, from: NodeId) {
         until("gone", || async { !self.net.connected().contains(&from) }).await;
     }
 }
