@@ -91,6 +91,12 @@ pub const SHAPES: &[(&str, &str, &[Field])] = &[
             ("sponsors", "Sponsorship[]", "who pays"),
             ("keys", "any[]", "committees that have the key of its sealed guards"),
             ("revealed", "hash?", "that key, once public"),
+            (
+                "guests",
+                "hash[]",
+                "trainers for whom, besides those paid before, half of a round's places are kept (P8)",
+            ),
+            ("invitations", "u32", "how often that list was written"),
         ],
     ),
     (
