@@ -96,7 +96,7 @@ pub const SHAPES: &[(&str, &str, &[Field])] = &[
                 "hash[]",
                 "trainers for whom, besides those paid before, half of a round's places are kept (P8)",
             ),
-            ("invitations", "u32", "how often that list was written"),
+            ("invitations", "u64", "how often that list was written"),
         ],
     ),
     (
