@@ -248,7 +248,7 @@ fn stored_bytes_are_pinned() {
             }
         }
     });
-    assert_eq!(hasher.finalize().to_hex().as_str(), "a869d88530fd8ebae60dbfcd08e44d02cc09eec19247f0efe8259cbe29132495");
+    assert_eq!(hasher.finalize().to_hex().as_str(), "47f4ac6b0f55b5f68d0640d2fdfe6ddfff281be03203833fd0c2ee3884a3721a");
 }
 
 #[test] // D3: a torn last write is forgiven as a crash; damage before it is an error, never a shorter past
