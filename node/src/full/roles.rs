@@ -68,8 +68,12 @@ impl Core {
         if self.catching_up {
             return Ok(());
         }
-        self.drive_validator(ValidatorInput::StateChanged)?;
-        self.vote_on_membership()?;
+        // C5: what it said of heights it had decided before a repair is not in its state any more, and the seeds from which it
+        // dealt may be deleted: said again, it would be something else
+        if self.shared.state().tip().height >= self.ledger().voted_until() {
+            self.drive_validator(ValidatorInput::StateChanged)?;
+            self.vote_on_membership()?;
+        }
         self.drive_sponsor(SponsorInput::StateChanged)?;
         if let Some(sponsor) = &self.sponsor {
             let wanted = sponsor.due_transactions(&self.shared.state());

@@ -39,7 +39,8 @@ impl Full {
 
     /// Gives the validator's engine an input and does what it decides.
     pub(in crate::sim) fn drive_validator(&mut self, env: &mut Env<'_>, input: ValidatorInput) {
-        if !self.is_validator {
+        // C5: what it said of heights it had decided before a repair is not in its state any more
+        if !self.is_validator || self.height() < self.silent_until() {
             return;
         }
         let mut inputs = VecDeque::from([input]);
