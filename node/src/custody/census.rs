@@ -1,10 +1,8 @@
 //! What the ledger needs of all the blobs it ever named, and what it needs no longer (D2).
 //!
 //! Needed: the head of every model and, while somebody works on it, the last few before it and its data; and the
-//! deltas of
-//! rounds that are not over, and of a few after. Only what the ledger has named can be past: a blob it does not know
-//! may
-//! be somebody's work of a minute ago.
+//! deltas of rounds that are not over, and of a few after. Only what the ledger has named can be past: a blob it does
+//! not know may be somebody's work of a minute ago.
 
 use oda_consensus::ids::{BlobHash, BlobRef};
 use oda_consensus::state::{ModelState, State};
