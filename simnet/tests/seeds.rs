@@ -49,3 +49,9 @@ fn one_seed_is_one_history() {
     assert_eq!(a.trace, b.trace);
     assert_ne!(a.trace, run(&scenario, 8).unwrap().trace);
 }
+
+#[test] // C5, found by a sweep: the ledger of a validator is dropped after a bit flip, and with it what it dealt long ago
+fn a_repaired_validator_says_nothing_twice() {
+    let report = run(&Scenario::named("churn").unwrap(), 3).unwrap();
+    assert!(report.violations.is_empty(), "{:?}", report.violations);
+}
