@@ -55,12 +55,12 @@ pub(super) enum Needed {
     OneHonest,
 }
 
-/// Whether distinct validators, and enough of them, signed these votes.
+/// Whether distinct validators, and enough of them, signed these votes; `authentic` looks at a signature.
 pub(super) fn verify_votes(
-    chain: ChainId,
     validators: &BTreeSet<NodeId>,
     votes: impl Iterator<Item = SignedVote>,
     needed: Needed,
+    mut authentic: impl FnMut(&SignedVote) -> bool,
 ) -> Result<(), CertificateError> {
     let mut signed = BTreeSet::new();
     for vote in votes {
@@ -71,7 +71,7 @@ pub(super) fn verify_votes(
         if !signed.insert(voter) {
             return Err(CertificateError::Duplicate(voter));
         }
-        if !vote.is_authentic(chain) {
+        if !authentic(&vote) {
             return Err(CertificateError::BadSignature(voter));
         }
     }
@@ -101,7 +101,8 @@ pub fn verify_certificate(
         },
         signature,
     });
-    verify_votes(chain, &validators.iter().copied().collect(), votes, Needed::Quorum)
+    let authentic = |vote: &SignedVote| vote.is_authentic(chain);
+    verify_votes(&validators.iter().copied().collect(), votes, Needed::Quorum, authentic)
 }
 
 /// Two messages an honest validator never signs both.

@@ -2,6 +2,7 @@
 
 use super::certificate::{CommitCertificate, Evidence, Needed, verify_votes};
 use super::ctx::{Ctx, Validators};
+use super::proved::Proved;
 use super::wire::{Message, SignedHeader, SignedVote, Step, WalEntry};
 use super::{BftConfig, BftEffect, Seen, TimeoutToken};
 use crate::codec;
@@ -17,6 +18,7 @@ pub(super) struct Handler<'a> {
     pub(super) height: u64,
     pub(super) seen: &'a mut BTreeMap<BlockHash, Seen>,
     pub(super) own_proposal: &'a mut Option<(Round, Vec<u8>)>,
+    pub(super) proved: &'a mut Proved,
     pub(super) out: &'a mut Vec<BftEffect>,
     pub(super) forged: bool,
 }
@@ -93,9 +95,9 @@ impl Handler<'_> {
             Effect::VerifySignature(SignedMessage { message, signature }, _, r) => {
                 // The engine looked the key up by the signer's name, and here they are the same.
                 let holds = match message {
-                    ConsensusMsg::Vote(vote) => SignedVote { vote, signature }.is_authentic(self.config.chain),
+                    ConsensusMsg::Vote(vote) => self.proved.vote(self.config.chain, &SignedVote { vote, signature }),
                     ConsensusMsg::Proposal(p) => {
-                        SignedHeader { header: p.header(), signature }.is_authentic(self.config.chain)
+                        self.proved.proposal(self.config.chain, &SignedHeader { header: p.header(), signature })
                     }
                 };
                 self.forged |= !holds;
@@ -195,7 +197,8 @@ impl Handler<'_> {
 
     fn verify(&mut self, set: &Validators, votes: impl Iterator<Item = SignedVote>, needed: Needed) -> Verdict {
         let validators: BTreeSet<_> = set.iter().map(|v| *mala::Validator::address(v)).collect();
-        verify_votes(self.config.chain, &validators, votes, needed).map_err(|e| {
+        let chain = self.config.chain;
+        verify_votes(&validators, votes, needed, |vote| self.proved.vote(chain, vote)).map_err(|e| {
             self.forged = true;
             mala::CertificateError::VerificationError(Some(mala::BoxError::from(
                 Box::new(e) as Box<dyn std::error::Error + Send + Sync>

@@ -21,6 +21,7 @@ mod certificate;
 mod ctx;
 mod handler;
 mod log;
+mod proved;
 mod wire;
 
 pub use certificate::{CertificateError, CommitCertificate, Evidence, verify_certificate};
@@ -37,6 +38,7 @@ use ctx::{Block, Ctx, Validators};
 use handler::Handler;
 use log::LogSeal;
 use mala::{Round, VoteType};
+use proved::Proved;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use wire::WalEntry;
@@ -240,6 +242,7 @@ pub struct Bft {
     /// Our own proposal of the latest round, sent again with our votes.
     own_proposal: Option<(Round, Vec<u8>)>,
     future: BTreeMap<(u64, Slot), Message>,
+    proved: Proved,
 }
 
 impl Bft {
@@ -260,9 +263,18 @@ impl Bft {
         // Its queue for later heights stays unused: it takes unverified messages, ours does not.
         let state = tendermint::State::new(Ctx, Height(height), set.clone(), params, 1, 1);
         let log_seal = LogSeal::new(config.chain, config.key.id(), height);
-        let (seen, future) = (BTreeMap::new(), BTreeMap::new());
-        let (replayed, started, own_proposal) = (false, false, None);
-        Ok(Self { config, state, validators: set, replayed, started, log_seal, seen, own_proposal, future })
+        Ok(Self {
+            config,
+            state,
+            validators: set,
+            replayed: false,
+            started: false,
+            log_seal,
+            seen: BTreeMap::new(),
+            own_proposal: None,
+            future: BTreeMap::new(),
+            proved: Proved::default(),
+        })
     }
 
     /// The height worked on.
@@ -363,6 +375,7 @@ impl Bft {
         handler::report(votes, proposals, &mut out);
         self.log_seal = LogSeal::new(self.config.chain, self.config.key.id(), height);
         self.seen.clear();
+        self.proved.forget_below(height);
         self.own_proposal = None;
         self.validators = set.clone();
         self.apply(
@@ -411,7 +424,7 @@ impl Bft {
                     VoteType::Prevote => Slot::Prevote(voter),
                     VoteType::Precommit => Slot::Precommit(voter),
                 };
-                (slot, v.is_authentic(self.config.chain))
+                (slot, self.proved.vote(self.config.chain, v))
             }
             Message::Proposal(h, _) => {
                 let turn =
@@ -419,7 +432,7 @@ impl Bft {
                 if mala::Validator::address(turn) != &h.header.proposer {
                     return Ok(());
                 }
-                (Slot::Proposal, h.is_authentic(self.config.chain))
+                (Slot::Proposal, self.proved.proposal(self.config.chain, h))
             }
             Message::Polka(_) | Message::Round { .. } => return Ok(()),
         };
@@ -496,12 +509,12 @@ impl Bft {
 
     /// Runs the engine on one input; says whether a signature or certificate did not hold.
     fn process(&mut self, input: tendermint::Input<Ctx>, out: &mut Vec<BftEffect>) -> Result<bool, String> {
-        let Self { config, state, seen, own_proposal, .. } = self;
+        let Self { config, state, seen, own_proposal, proved, .. } = self;
         let height = match &input {
             tendermint::Input::StartHeight(height, ..) => height.0,
             _ => state.height().0,
         };
-        let mut handler = Handler { config, height, seen, own_proposal, out, forged: false };
+        let mut handler = Handler { config, height, seen, own_proposal, proved, out, forged: false };
         let result: Result<(), tendermint::Error<Ctx>> = tendermint::process!(
             input: input,
             state: state,
