@@ -18,8 +18,6 @@ use crate::tx::{DkgMessage, DkgStep};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Most validators, applicants included.
-pub const MAX_VALIDATORS: usize = 128;
 /// Blocks waiting to be attested; older ones are passed over.
 const MAX_DUE: usize = 4;
 
@@ -474,13 +472,15 @@ impl State {
     pub(super) fn apply_for(&self, who: NodeId, encryption: EncryptionKey, at: At) -> Result<Vec<Entry>, TxError> {
         let (status, since) = (ValidatorStatus::Applied, at.height);
         let applicant = match self.validators.get(&who) {
-            Some(v) if matches!(v.status, ValidatorStatus::Applied | ValidatorStatus::Active) => {
+            Some(v) if v.status == ValidatorStatus::Active => return Err(TxError::SaidAlready),
+            Some(v) if v.status == ValidatorStatus::Applied && Self::still_waits(v.since, at.height) => {
                 return Err(TxError::SaidAlready);
             }
             // Shares are sealed to this key while older committees still have to release payments.
             Some(v) if v.encryption != encryption => return Err(TxError::WrongKey),
+            // P8
+            _ if !self.has_validator_place(at.height) => return Err(TxError::TooManyValidators),
             Some(v) => ValidatorState { status, since, ..v.clone() },
-            None if self.validators.len() >= MAX_VALIDATORS => return Err(TxError::TooManyValidators),
             None => ValidatorState { node: who, encryption, status, since, record: ServiceRecord::default() },
         };
         Ok(vec![Entry::Validator(Box::new(applicant))])

@@ -50,6 +50,11 @@ pub enum TxError {
     TooManyClaims,
     #[error("the round holds its most of claims by trainers that were not paid for work on this model yet")]
     NoPlaceForStrangers,
+    #[error(
+        "half of the places for models are kept for validators and for who added a model that was improved: let one of them \
+         add it"
+    )]
+    NoModelPlaceForStrangers,
     #[error("guests are at most {MAX_GUESTS}, ascending, each once")]
     BadGuests,
     #[error("payment for this claim is offered already")]
@@ -110,7 +115,7 @@ pub enum TxError {
     BadDkgPackage,
     #[error("a node that comes back keeps its key for sealed boxes")]
     WrongKey,
-    #[error("the ledger holds its most of validators")]
+    #[error("all places for validators and applicants are taken: applications lapse after some hours")]
     TooManyValidators,
     #[error("{0} is not a validator, or not in the state that allows this")]
     NoValidator(NodeId),
@@ -186,9 +191,7 @@ impl State {
         if self.model(id).is_some() {
             return Err(TxError::ModelExists(id));
         }
-        if self.models.len() >= MAX_MODELS {
-            return Err(TxError::TooManyModels);
-        }
+        self.has_model_place(who)?; // P8
         Ok(vec![Entry::Model(Box::new(ModelState {
             manifest: manifest.clone(),
             added_by: who,

@@ -1,6 +1,7 @@
-//! Places in a round and among a model's sponsors (P8).
+//! Places where names cost nothing (P8).
 
 use super::*;
+use crate::state::places::{APPLICATION_BLOCKS, MAX_VALIDATORS};
 use crate::tx::Invite;
 
 /// Names made up a minute ago.
@@ -137,4 +138,47 @@ fn a_place_for_the_sponsor_that_added_the_model() {
     assert_eq!(taken, super::super::places::MAX_SPONSORS - 1);
     w.block(&[(fund.clone(), &adder)]).unwrap();
     assert!(refused(&mut w, 60));
+}
+
+/// One more model, told from the others by its name.
+fn another(w: &World, i: usize) -> Tx {
+    Tx::AddModel(Manifest { name: format!("free {i}"), ..w.manifest.clone() })
+}
+
+#[test] // P8, attack 17: free models fill their half of the table; validators and who was of use find the other
+fn free_models_do_not_fill_the_table() {
+    let mut w = paid_once();
+    let (names, validator, sponsor) = (stranger(1), NodeKey::from_secret(&[1; 32]), NodeKey::from_secret(&[100; 32]));
+    let free = MAX_MODELS / 2 - w.state.models().count();
+    for from in (0..free).step_by(64) {
+        let txs: Vec<Tx> = (from..free.min(from + 64)).map(|i| another(&w, i)).collect();
+        w.block(&txs.into_iter().map(|tx| (tx, &names)).collect::<Vec<_>>()).unwrap();
+    }
+    let next = another(&w, MAX_MODELS);
+    assert_eq!(w.block(&[(next.clone(), &names)]), Err(TxError::NoModelPlaceForStrangers));
+    assert_eq!(w.state.model(w.model()).unwrap().added_by, sponsor.id());
+    w.block(&[(next, &sponsor)]).unwrap();
+    let next = another(&w, MAX_MODELS + 1);
+    w.block(&[(next, &validator)]).unwrap();
+}
+
+#[test] // P8, attack 17: names made up once do not close the federation for ever
+fn applications_lapse() {
+    let mut w = World::new();
+    w.start();
+    let key = |i: usize| NodeKey::from_secret(blake3::hash(&i.to_le_bytes()).as_bytes());
+    let apply = |k: &NodeKey| Tx::Apply(EncryptionSecret::derive(&k.secret()).public());
+    let names: Vec<NodeKey> = (0..MAX_VALIDATORS - w.state.all_validators().count()).map(key).collect();
+    w.block(&names.iter().map(|k| (apply(k), k)).collect::<Vec<_>>()).unwrap();
+    let (late, first) = (key(1_000), &names[0]);
+    assert_eq!(w.block(&[(apply(&late), &late)]), Err(TxError::TooManyValidators));
+    assert_eq!(w.block(&[(apply(first), first)]), Err(TxError::SaidAlready));
+
+    let since = w.state.validator(first.id()).unwrap().since;
+    let at = |height| At { height, time_ms: height * 1_000 };
+    let signed = |k: &NodeKey| SignedTx::new(apply(k), k, w.state.chain());
+    let then = |k: &NodeKey, height| w.state.transition(&signed(k), at(height)).map(|_| ());
+    assert_eq!(then(&late, since + APPLICATION_BLOCKS), Err(TxError::TooManyValidators));
+    assert_eq!(then(&late, since + APPLICATION_BLOCKS + 1), Ok(()));
+    assert_eq!(then(first, since + APPLICATION_BLOCKS + 1), Ok(()), "who still waits applies again");
 }
