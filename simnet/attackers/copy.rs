@@ -1,13 +1,13 @@
 //! Takes others' work. On the ledger of a round lie first only commitments, later the opened deltas: it commits to
-//! what another trainer committed to, hoping to open it too; and it hands in, one round later, what others opened.
+//! what another trainer committed to and opens that as its own when the other has shown it; and it hands in, one round later, what others opened.
 
 use super::{Attacker, Desk, Kind, Role};
 use crate::learning::Work;
 use crate::sim::Out;
 use oda_consensus::engine::trainer::TrainJob;
-use oda_consensus::ids::BlobHash;
-use oda_consensus::state::State;
-use oda_consensus::tx::{SignedTx, Tx};
+use oda_consensus::ids::{BlobHash, ClaimId};
+use oda_consensus::state::{ClaimState, State};
+use oda_consensus::tx::{Reveal, SignedTx, Tx};
 use oda_consensus::wire::Request;
 use std::rc::Rc;
 
@@ -32,6 +32,14 @@ fn opened(state: &State, desk_me: oda_consensus::ids::NodeId, job: &TrainJob) ->
     others.filter_map(|c| Some((c.round, c.reveal?.delta.hash))).max_by_key(|(round, _)| *round).map(|(_, hash)| hash)
 }
 
+/// The opening of whoever's commitment it took, as soon as that is on the ledger, as its own.
+fn stolen_opening(state: &State, claim: ClaimId) -> Option<Reveal> {
+    let mine = state.claim(claim)?;
+    let theirs = |c: &&ClaimState| c.model == mine.model && c.id != claim && c.commitment == mine.commitment;
+    let opening = state.claims().filter(theirs).find_map(|c| c.reveal)?;
+    Some(Reveal { claim, ..opening })
+}
+
 impl Attacker for Copy {
     fn work(&mut self, desk: &mut Desk<'_>, job: &TrainJob) -> Option<Work> {
         Some(opened(&desk.state, desk.me, job).map_or(Work::Noise, |of| Work::Copy { of }))
@@ -40,6 +48,11 @@ impl Attacker for Copy {
     fn out(&mut self, desk: &mut Desk<'_>, out: Out) -> Vec<Out> {
         let Out::Ask(to, request) = &out else { return vec![out] };
         let Request::SubmitTx(tx) = request.as_ref() else { return vec![out] };
+        if let Tx::Reveal(own) = &tx.tx {
+            let Some(stolen) = stolen_opening(&desk.state, own.claim) else { return vec![out] };
+            let tx = SignedTx::new(Tx::Reveal(stolen), &desk.key, desk.chain);
+            return vec![Out::Ask(*to, Rc::new(Request::SubmitTx(Box::new(tx))))];
+        }
         let Tx::Commit(mut mine) = tx.tx else { return vec![out] };
         // every second time: the commitment of whoever came first
         let mut theirs = desk.state.claims().filter(|c| {

@@ -21,7 +21,8 @@ pub(super) const KIND: Kind = Kind {
     gain: "rivals unpaid; a ransom",
     stopped_by: "P3, P4: a hold ends at its deadline whatever the payee does; P8: one claim a name and round, a cap on claims, and \
                  a fee for each submission if the sponsor asks one; a channel has its own slots",
-    left: "without a fee each name binds one claim's tranches a round, for up to 1,008 blocks",
+    left: "without a fee each name binds one claim's tranches a round, for up to 1,008 blocks; and R3 makes a round in which it \
+           never reveals wait until its time is over, which costs the others rounds",
     make: || Box::new(Jammer),
 };
 

@@ -14,7 +14,8 @@ pub(super) const KIND: Kind = Kind {
     gain: "nothing in coin; the harm is the goal",
     stopped_by: "S7: norm cap; S4: probe step and assigned-work test; S6: a head is adopted only if it is better beyond \
                  doubt and no guard slice is harmed",
-    left: "a backdoor on inputs that no guard slice contains, within the median norm, by one trainer of many",
+    left: "a backdoor on inputs that no guard slice contains, within the median norm, by one trainer of many; and S6 \
+           measures guards on the head, not on each claim: a round whose head a backdoor spoils pays nobody",
     make: || Box::new(Poison),
 };
 

@@ -19,6 +19,11 @@ pub(super) const KIND: Kind = Kind {
     make: || Box::new(Sybil { waiting: Vec::new() }),
 };
 
+/// A tenth of the steps for each further name at usual strength.
+fn tuned_milli(strength_milli: u32) -> u32 {
+    (strength_milli / 10).min(1_000)
+}
+
 struct Sybil {
     waiting: Vec<Box<TrainJob>>,
 }
@@ -27,7 +32,7 @@ impl Attacker for Sybil {
     fn work(&mut self, desk: &mut Desk<'_>, job: &TrainJob) -> Option<Work> {
         let first = desk.gang.deltas.get(&(job.model, job.round)).and_then(|d| d.first()).copied();
         Some(match first {
-            Some(of) if desk.seat.number > 0 => Work::Tuned { of, milli: 100 },
+            Some(of) if desk.seat.number > 0 => Work::Tuned { of, milli: tuned_milli(desk.seat.strength_milli) },
             _ => Work::Honest,
         })
     }

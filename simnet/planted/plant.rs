@@ -30,12 +30,58 @@ pub struct Bug {
     /// Attackers without whom it does not show.
     #[serde(default)]
     pub attackers: Vec<String>,
+    /// How hard they try, thousandths; 0: as usual.
+    #[serde(default)]
+    pub strength_milli: u32,
+}
+
+/// A row of the attack table with its defence switched off.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code)] // for the tests
+pub struct Row {
+    /// Number of the row.
+    pub row: u8,
+    /// Attacker that then wins.
+    pub attack: String,
+    /// How many of it; 0: as its kind says.
+    #[serde(default)]
+    pub names: u32,
+    /// How hard it tries, thousandths; 0: as usual.
+    #[serde(default)]
+    pub strength_milli: u32,
+    /// Bug that takes the defence away.
+    pub bug: String,
+    /// Check that must ring.
+    pub breaks: String,
+    /// Within so many seeds.
+    pub seeds: u64,
+    /// In this scenario.
+    pub scenario: String,
+    /// Whether it rings without the attack too.
+    #[serde(default)]
+    pub alone: bool,
 }
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct List {
     bug: Vec<Bug>,
+    #[serde(default)]
+    row: Vec<Row>,
+}
+
+/// The rows of the attack table.
+///
+/// # Errors
+/// If it is not a list, or a row names a bug that is not there.
+#[allow(dead_code)] // for the tests
+pub fn rows(toml: &str) -> Result<Vec<Row>, String> {
+    let List { bug: bugs, row: rows } = toml::from_str(toml).map_err(|e| e.to_string())?;
+    match rows.iter().find(|row| !bugs.iter().any(|bug| bug.name == row.bug)) {
+        Some(row) => Err(format!("row {} switches off {}, which is no bug of the list", row.row, row.bug)),
+        None => Ok(rows),
+    }
 }
 
 /// Reads the list.
@@ -43,7 +89,7 @@ struct List {
 /// # Errors
 /// If it is not one, a name comes twice, or a bug could never be switched on.
 pub fn read(toml: &str) -> Result<Vec<Bug>, String> {
-    let List { bug: bugs } = toml::from_str(toml).map_err(|e| e.to_string())?;
+    let List { bug: bugs, .. } = toml::from_str(toml).map_err(|e| e.to_string())?;
     let mut names = BTreeSet::new();
     for bug in &bugs {
         let name = &bug.name;

@@ -41,6 +41,21 @@ impl Measurement {
         };
         format!("| {} | {figure} | {} | {} |", self.what, self.goal, self.repeat)
     }
+
+    /// The same as a line of JSON, to be compared with earlier ones.
+    pub fn record(&self, done: &Done, wall_s: f64, now_s: u64) -> serde_json::Value {
+        let mut record = match done {
+            Done::Ran(r) => serde_json::json!({
+                "nodes": r.network.2, "simulated_s": r.virtual_ms as f64 / 1e3, "events": r.events, "violations": r.found,
+            }),
+            Done::Same(same, of) => serde_json::json!({ "same": same, "of": of }),
+        };
+        record["what"] = self.what.into();
+        record["wall_s"] = ((wall_s * 1e3).round() / 1e3).into();
+        record["unix_s"] = now_s.into();
+        record["version"] = env!("CARGO_PKG_VERSION").into();
+        record
+    }
 }
 
 fn of(what: &'static str, goal: &'static str, repeat: String, scenario: Scenario) -> Measurement {

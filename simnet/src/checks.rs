@@ -47,21 +47,30 @@ pub struct Violation {
 }
 
 /// The names of all checks, and what each says.
-pub const CHECKS: [(&str, &str); 12] = [
+pub const CHECKS: [(&str, &str); 14] = [
     ("agreement", "all honest ledgers are prefixes of one, with the same state roots (L1, L2)"),
     ("one-outcome", "one outcome a round, supported by a threshold of opened scores (R5, C3)"),
     ("no-honest-evicted", "no honest validator is evicted (C6)"),
-    ("money", "every msat is with somebody; every payment settles or comes back once (P5, P6)"),
+    (
+        "money",
+        "every msat is with somebody; every payment settles or comes back once; no promise above a budget (P4-P6)",
+    ),
     ("attested-pay", "nothing is paid but what an attested verdict released (P4)"),
     (
         "credit",
         "verdicts, proven gain and credit follow from the measurements; pay is at most rate times credit (S4-S6)",
     ),
     ("false-pay", "who did no work is not paid (S4)"),
+    ("locked-first", "no honest trainer's work is shown before all it was promised is locked (R2)"),
+    ("believed", "honest trainers work only on heads that the ledger had (L4, N1)"),
     ("nonce", "no honest member signs two requests with one nonce (C5)"),
     ("sign-once", "no honest validator says two things where one is allowed (L1, C5)"),
     ("early-share", "no honest share of a beacon or preimage leaves before it is due (S3, P4)"),
-    ("order", "samples are drawn after commits close, scores are opened as committed, time goes forward (S3, R4)"),
+    (
+        "order",
+        "samples are drawn after commits close, claims and scores opened as committed, scores committed unseen, time goes \
+         forward (R1, R4, S3)",
+    ),
     ("liveness", "once faults stop, every honest claim comes to its end in time, and nobody is left behind"),
 ];
 
@@ -93,6 +102,8 @@ pub struct Checks {
     outcomes: BTreeSet<(ModelId, u64)>,
     scores: BTreeMap<(ModelId, u64, u32), BTreeMap<NodeId, (Option<Digest>, Option<Outcome>)>>,
     evicted: BTreeSet<NodeId>,
+    /// Opened in the block that is being looked at.
+    shown: Vec<(ClaimId, NodeId)>,
 }
 
 impl Checks {
@@ -114,6 +125,7 @@ impl Checks {
             outcomes: BTreeSet::new(),
             scores: BTreeMap::new(),
             evicted: BTreeSet::new(),
+            shown: Vec::new(),
         };
         checks.note_due();
         checks
@@ -246,10 +258,15 @@ impl Checks {
                         self.violated(at_ms, "order", why);
                     }
                 }
+                // R4: who commits after scores were opened may have copied them
                 Tx::Score(s) => {
-                    let member =
-                        self.scores.entry((s.model, s.round, s.attempt)).or_default().entry(tx.signer).or_default();
-                    member.0.get_or_insert(s.commitment);
+                    let round = self.scores.entry((s.model, s.round, s.attempt)).or_default();
+                    let seen = round.values().any(|(_, opened)| opened.is_some());
+                    round.entry(tx.signer).or_default().0.get_or_insert(s.commitment);
+                    if seen {
+                        let why = format!("{} committed to scores after others were opened", tx.signer.short());
+                        self.violated(at_ms, "order", why);
+                    }
                 }
                 Tx::ScoreReveal(r) => {
                     let name = (r.outcome.model, r.outcome.round, r.attempt);
@@ -287,6 +304,7 @@ impl Checks {
     // R1: worked out here, not by the function that the ledger uses
     fn check_reveal(&mut self, at_ms: u64, before: &State, signer: NodeId, reveal: &Reveal) {
         let Some(claim) = before.claim(reveal.claim) else { return };
+        self.shown.push((claim.id, signer));
         let mut h = blake3::Hasher::new_derive_key("oda 2026 claim commitment");
         h.update(&signer.0).update(&claim.model.0).update(&claim.round.to_le_bytes()).update(&claim.parent.hash.0);
         h.update(&reveal.delta.hash.0).update(&reveal.delta.len.to_le_bytes());
@@ -374,13 +392,30 @@ impl Checks {
             );
         }
         let ledger = self.ledger.clone();
+        let honest = |node: &NodeId| names.get(node).is_some_and(|addr| !bad.contains_key(addr));
+        // R2: the ledger cannot see Lightning, so this is on the trainer
+        for (claim, trainer) in std::mem::take(&mut self.shown) {
+            let escrow = ledger.claim(claim).and_then(|c| ledger.escrow(c.escrow?)).filter(|_| honest(&trainer));
+            let open = escrow.map(|e| e.tranches.iter().filter(|t| lightning.htlc(t.payment_hash).is_none()).count());
+            if let Some(open @ 1..) = open {
+                let why = format!("claim {} was opened while {open} of its tranches were not locked", claim.short());
+                self.violated(at_ms, "locked-first", why);
+            }
+        }
+        // P4: what a sponsor promises is there, whoever holds on to it
+        for (id, s) in ledger.models().flat_map(|(id, m)| m.sponsors.iter().map(move |s| (id, s))) {
+            let (promised, budget) = (u128::from(s.held_msat) + u128::from(s.paid_msat), s.fund.budget_msat);
+            if promised > budget.into() {
+                let why = format!("{promised} msat held and paid for model {}, the budget is {budget}", id.short());
+                self.violated(at_ms, "money", why);
+            }
+        }
         for v in ledger.all_validators() {
             let ValidatorStatus::Evicted(offence) = v.status else { continue };
             if !self.evicted.insert(v.node) {
                 continue;
             }
-            let honest = names.get(&v.node).is_some_and(|addr| !bad.contains_key(addr));
-            if honest && offence != Offence::Decision {
+            if honest(&v.node) && offence != Offence::Decision {
                 self.violated(at_ms, "no-honest-evicted", format!("honest {} evicted: {offence:?}", v.node.short()));
             }
             self.say(at_ms, || format!("evicted    {}: {offence:?}", v.node.short()));
@@ -414,7 +449,20 @@ impl Checks {
         }
     }
 
-    pub(crate) fn trained(&mut self, who: Addr, job: &TrainJob, work: &Work, made: &Made) {
+    pub(crate) fn trained(
+        &mut self,
+        at_ms: u64,
+        (who, honest): (Addr, bool),
+        job: &TrainJob,
+        work: &Work,
+        made: &Made,
+    ) {
+        // N1: whoever asked a liar finds out before it works
+        let known = self.tally.heads.get(&job.model).into_iter().flatten().any(|(_, head)| *head == job.head.hash);
+        if honest && !known && job.head != job.manifest.initial_head {
+            let why = format!("node {} trained on {}, which was never a head", who.0, job.head.hash.short());
+            self.violated(at_ms, "believed", why);
+        }
         if let Some(name) = self.tally.names.iter().find(|(_, a)| **a == who).map(|(n, _)| *n) {
             self.tally.trained(claim_id(job.model, job.round, name), who, work, made);
         }

@@ -1,10 +1,11 @@
 //! `simnet`: networks and attacks as commands.
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use oda_simnet::attackers;
 use oda_simnet::beacon_bias::{Setting, Wish, measure};
 use oda_simnet::report::page::Page;
-use oda_simnet::report::summary::Summary;
+use oda_simnet::report::summary::{Summary, grouped};
 use oda_simnet::report::table::Table;
 use oda_simnet::scenario::Attack;
 use oda_simnet::sweep::{self, Sweep};
@@ -12,7 +13,7 @@ use oda_simnet::{Scenario, ScenarioError, bench, run_told};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 #[derive(Parser)]
 #[command(name = "simnet", about = "Whole networks in one process, and what attacks on them gain", version)]
@@ -65,6 +66,9 @@ enum Command {
         /// Nodes of the largest network.
         #[arg(long, default_value_t = 1_000)]
         nodes: u32,
+        /// Add a line for each figure to `simulator.jsonl` in this folder: how fast it was, release by release.
+        #[arg(long)]
+        write: Option<PathBuf>,
     },
     /// What a grinding minority gains from the naive beacon and from the DVRF (attack 18).
     BeaconBias {
@@ -184,7 +188,7 @@ impl Run {
             write!(out, "{}", Summary { report: &report, replay: &again, colour })?;
             let wall_s = begun.elapsed().as_secs_f64();
             let speed = report.virtual_ms as f64 / 1e3 / wall_s.max(1e-3);
-            writeln!(out, "It took {wall_s:.1} s: {speed:.0} simulated seconds in each.")?;
+            writeln!(out, "It took {wall_s:.1} s: {} times as fast as the clock.", grouped(speed.round() as i128))?;
         }
         if report.found > 0 && self.json {
             eprintln!("simnet: {} violations; once more: {again} --trace", report.found);
@@ -243,14 +247,25 @@ fn report(file: &Path, output: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn bench_all(quick: bool, nodes: u32) -> anyhow::Result<()> {
+fn bench_all(quick: bool, nodes: u32, write: Option<&Path>) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
+    let file = write.map(|folder| folder.join("simulator.jsonl"));
+    let open = |path: &PathBuf| {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        file.with_context(|| format!("{}: give --write a folder that exists", path.display()))
+    };
+    let mut trend = file.as_ref().map(open).transpose()?;
     writeln!(out, "{}", bench::HEAD)?;
     for measurement in bench::all(quick, nodes) {
         let begun = Instant::now();
         let done = (measurement.run)()?;
-        writeln!(out, "{}", measurement.line(&done, begun.elapsed().as_secs_f64()))?;
+        let wall_s = begun.elapsed().as_secs_f64();
+        writeln!(out, "{}", measurement.line(&done, wall_s))?;
         out.flush()?;
+        if let Some(trend) = &mut trend {
+            let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+            writeln!(trend, "{}", measurement.record(&done, wall_s, now_s))?;
+        }
     }
     Ok(())
 }
@@ -275,7 +290,7 @@ fn command(command: Command) -> anyhow::Result<ExitCode> {
             return sweep(&options, json, write.as_deref());
         }
         Command::Report { file, output } => report(&file, &output)?,
-        Command::Bench { quick, nodes } => bench_all(quick, nodes)?,
+        Command::Bench { quick, nodes, write } => bench_all(quick, nodes, write.as_deref())?,
         Command::BeaconBias { members, grinders, trials, seed, tries, one_in, validators, json } => {
             let wish = validators.map_or(Wish::OneIn(one_in), |validators| Wish::Seats { validators });
             let mut out = std::io::stdout().lock();

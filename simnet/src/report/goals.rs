@@ -26,7 +26,11 @@ fn profits(s: &Sweep) -> Vec<String> {
     let open: fn(&AttackRow) -> bool = |a| !a.profit_sat.is_surely_below_0() && !a.profit_sat.is_surely_above_0();
     let mut out = vec![
         format!("**Cheating earns less than working** (goal: each attack). Shown for: {}.", named(of(below))),
-        format!("These seeds do not tell for: {}.", named(of(open))),
+        format!(
+            "These seeds do not tell for: {}. Whoever works honestly under one name and hands in its copies or slices under \
+             others is paid for the one (S4): its profit is about nothing, less fees.",
+            named(of(open))
+        ),
     ];
     for a in of(above) {
         let profit = plus_minus(a.profit_sat, 0);
@@ -72,6 +76,9 @@ fn pay(s: &Sweep) -> Vec<String> {
         ),
         format!("Below 95 % beyond doubt beside: {}.", named(s.attacks.iter().filter(|a| low(a)))),
     ]
+    .into_iter()
+    .chain(s.attacks.iter().filter(|a| low(a)).map(|a| format!("What **{}** can do to others: {}.", a.name, a.left)))
+    .collect()
 }
 
 /// A sentence for each goal, and for each gap.

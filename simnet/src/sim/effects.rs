@@ -172,7 +172,7 @@ impl Sim {
         let Some(trainer) = self.name(to) else { return };
         let made = self.learning.train(job, trainer, work);
         self.blobs.owners.insert(made.delta.hash, to);
-        self.checks.trained(to, job, work, &made);
+        self.checks.trained(self.now_ms, (to, self.is_honest(to)), job, work, &made);
         if let Some(lite) = self.lite_mut(to) {
             lite.work_milli += u64::from(made.cost_milli);
         }
