@@ -181,3 +181,81 @@ fn pure_code_is_pure_and_nothing_is_unfinished() {
     assert_eq!(offences("let x = Instant::now();", &IMPURE).len(), 1);
     assert_eq!(offences("// Instant::now is forbidden", &IMPURE).len(), 0);
 }
+
+/// A letter and a number, as rules are called: `S4`, not `L402`.
+fn is_rule(word: &str) -> bool {
+    let mut letters = word.chars();
+    letters.next().is_some_and(|c| c.is_ascii_uppercase())
+        && matches!(letters.as_str().as_bytes(), [digit] if digit.is_ascii_digit())
+}
+
+/// Rules that a text names.
+fn rules(text: &str) -> BTreeSet<&str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| is_rule(word)).collect()
+}
+
+/// What a source says outside its tests, and in them.
+fn code_and_tests<'a>(path: &Path, text: &'a str) -> (&'a str, &'a str) {
+    let tests = path.components().any(|c| c.as_os_str() == "tests") || path.ends_with("tests.rs");
+    match text.find("#[cfg(test)]\nmod") {
+        _ if tests => ("", text),
+        Some(at) => text.split_at(at),
+        None => (text, ""),
+    }
+}
+
+/// Rules that the specification defines: those it sets in bold.
+fn defined(spec: &str) -> BTreeSet<&str> {
+    spec.split("**").skip(1).step_by(2).flat_map(rules).collect()
+}
+
+#[test]
+fn every_rule_is_cited_where_it_is_kept_and_where_it_is_tested() {
+    let spec = std::fs::read_to_string(root().join("docs/spec.md")).expect("docs/spec.md");
+    let defined = defined(&spec);
+    assert!(defined.len() > 30, "the rules were not found: {defined:?}");
+    let mut files = Vec::new();
+    sources(&root(), &mut files);
+    let texts: Vec<(PathBuf, String)> =
+        files.into_iter().map(|f| (f.clone(), std::fs::read_to_string(&f).expect("source"))).collect();
+    let (mut kept, mut tested) = (BTreeSet::new(), BTreeSet::new());
+    for (path, text) in &texts {
+        let (code, tests) = code_and_tests(path, text);
+        kept.extend(rules(code));
+        tested.extend(rules(tests));
+    }
+    let nowhere: Vec<_> = defined.difference(&kept).collect();
+    let untested: Vec<_> = defined.difference(&tested).collect();
+    assert!(nowhere.is_empty(), "rules of docs/spec.md that no source cites: {nowhere:?}");
+    assert!(untested.is_empty(), "rules of docs/spec.md that no test cites: {untested:?}");
+    let unknown: Vec<_> = kept.difference(&defined).filter(|r| "CDKLNPRS".contains(&r[..1])).collect();
+    assert!(unknown.is_empty(), "sources cite rules that docs/spec.md does not define: {unknown:?}");
+}
+
+/// Files that a page names in backticks, with a folder.
+fn named_files(text: &str) -> impl Iterator<Item = &str> {
+    let ends = [".rs", ".toml", ".md"];
+    let plain = |word: &&str| word.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c));
+    let quoted = text.split('`').skip(1).step_by(2);
+    quoted.filter(plain).filter(move |w| !w.starts_with('/') && w.contains('/') && ends.iter().any(|e| w.ends_with(e)))
+}
+
+#[test]
+fn pages_name_files_that_exist() {
+    let pages = ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/spec.md", "docs/threat-model.md"];
+    let crates = ["", "consensus", "ml", "storage", "lightning", "node", "simnet", "testnet", "docs"];
+    let mut found = 0;
+    for page in pages {
+        let text = std::fs::read_to_string(root().join(page)).expect(page);
+        for file in named_files(&text) {
+            let places = crates.iter().flat_map(|c| [root().join(c).join(file), root().join(c).join("src").join(file)]);
+            assert!(places.into_iter().any(|p| p.exists()), "{page} names {file}, which is nowhere");
+            found += 1;
+        }
+    }
+    assert!(found > 30, "the names were not found: {found}");
+    assert_eq!(
+        named_files("`simnet/nowhere.rs` and `/etc/x.toml` and `a b/c.md`").collect::<Vec<_>>(),
+        ["simnet/nowhere.rs"]
+    );
+}
