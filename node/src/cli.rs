@@ -171,6 +171,8 @@ pub struct RpcArgs {
 enum ModelCommand {
     /// Reads a model description and its data, tries it, and keeps it for a sponsor.
     Add(crate::model_add::AddArgs),
+    /// The newest weights of a model as a safetensors file, from any full node, proved by the genesis file alone.
+    Get(crate::model_get::GetArgs),
     /// Give everyone the key of the sealed guards of the own model, once and for all: from then on anyone can replay
     /// every figure, and train on them.
     Reveal {
@@ -319,6 +321,7 @@ pub async fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
         Command::Model(ModelCommand::Add(args)) => crate::model_add::run(&args, json),
+        Command::Model(ModelCommand::Get(args)) => crate::model_get::run(args, json, stop_signal()?).await,
         Command::Model(ModelCommand::Reveal { datadir, rpc }) => {
             let config = Config::load(&datadir)?;
             let chain = config.genesis(&datadir)?.chain();

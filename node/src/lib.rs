@@ -20,6 +20,7 @@ pub mod ledger_file;
 pub mod lite;
 pub mod mempool;
 pub mod model_add;
+pub mod model_get;
 pub mod net;
 pub mod peers;
 pub mod proof;

@@ -76,6 +76,11 @@ impl Asker {
         Ok(Self { secret, net, events })
     }
 
+    /// The secret of that name.
+    pub(crate) fn secret(&self) -> [u8; 32] {
+        self.secret
+    }
+
     /// Leaves the network.
     pub(crate) async fn stop(&self) {
         self.net.shutdown().await;
@@ -132,7 +137,7 @@ async fn replay(args: &VerifyArgs, dir: &std::path::Path, json: bool) -> Result<
     let chain = genesis.chain();
     let mut epochs = EpochChain::new(&genesis)?;
     let mut asker = Asker::start(chain, &args.peers).await?;
-    let key = Zeroizing::new(asker.secret);
+    let key = Zeroizing::new(asker.secret());
     let blobs = Arc::new(Blobs::open(&dir.join("blobs"), &key, ([127, 0, 0, 1], 0).into()).await?);
     let peer = asker.connect().await?;
     follow_epochs(&asker, peer, &mut epochs).await?;

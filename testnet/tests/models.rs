@@ -65,6 +65,14 @@ async fn play(story: &mut Story, model: &Path) -> Result<()> {
         let (ok, said) = story.oda(&["verify", &id, "--genesis", &genesis, "--peer", &peer])?;
         ensure!(ok && said.contains("attestation  holds") && said.contains("equal"), "{said}");
     }
+    // and takes the weights home
+    let (file, id) = (story.network.dir().join("head.safetensors"), model.id.to_string());
+    let output = file.display().to_string();
+    let get = ["--json", "model", "get", &id, "-o", &output, "--genesis", &genesis, "--peer", &peer];
+    let (ok, said) = story.oda(&get)?;
+    let weights = std::fs::metadata(&file).with_context(|| said.clone())?;
+    let head = rpc.models().await?.into_iter().find(|m| m.id == model.id).context("no model")?.head.weights;
+    ensure!(ok && said.contains(&head.hash.to_string()) && weights.len() == head.len, "{said}");
     Ok(())
 }
 

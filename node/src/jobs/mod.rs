@@ -36,7 +36,7 @@ async fn fetch(
 }
 
 /// Fetches a blob unless it is here, and reads it.
-async fn obtain(
+pub(crate) async fn obtain(
     blobs: &Blobs,
     blob: BlobRef,
     providers: &[BlobAddr],
