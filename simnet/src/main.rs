@@ -242,8 +242,12 @@ fn report(file: &Path, output: &Path) -> anyhow::Result<()> {
         |e: &dyn std::fmt::Display| anyhow::anyhow!("{}: {e}; `simnet sweep --write DIR` makes one", file.display());
     let text = std::fs::read_to_string(file).map_err(|e| why(&e))?;
     let found: Sweep = serde_json::from_str(&text).map_err(|e| why(&e))?;
-    std::fs::write(output, Page(&found).to_string())?;
-    println!("{}: open it in a browser", output.display());
+    if output.extension().is_some_and(|end| end == "md") {
+        std::fs::write(output, Table(&found).to_string())?;
+    } else {
+        std::fs::write(output, Page(&found).to_string())?;
+        println!("{}: open it in a browser", output.display());
+    }
     Ok(())
 }
 
