@@ -14,6 +14,7 @@ use oda_consensus::fuzzing::{CHAIN, join, targets, validator, validators};
 use oda_consensus::ids::{BlockHash, EscrowId, ModelId};
 use oda_consensus::keys::NodeKey;
 use oda_consensus::outcome::Statement;
+use oda_consensus::snapshot::SnapshotOffer;
 use oda_consensus::state::Entry;
 use oda_consensus::tx::Block;
 use oda_consensus::wire::*;
@@ -171,6 +172,7 @@ fn network(corpus: &mut Corpus, world: &World, txs: &[oda_consensus::tx::SignedT
         ("peers", Request::Peers),
         ("epochs", Request::Epochs { after: 0 }),
         ("checkpoint", Request::Checkpoint),
+        ("snapshot", Request::Snapshot),
     ];
     for (name, request) in requests {
         put(corpus, "request", name, &request);
@@ -180,6 +182,11 @@ fn network(corpus: &mut Corpus, world: &World, txs: &[oda_consensus::tx::SignedT
     let claim = claim.map(|claim| {
         let escrow = claim.escrow.and_then(|id| world.state.escrow(id)).cloned();
         ClaimView { height: 9, claim, escrow, share_held: true, outcome: outcome.clone() }
+    });
+    let offer = world.state.checkpoints().next().cloned().map(|checkpoint| SnapshotOffer {
+        checkpoint,
+        header: world.blocks[0].header,
+        blob: oda_consensus::ids::BlobRef::of(b"snapshot"),
     });
     let responses = [
         ("hello", Response::Hello(hello.clone())),
@@ -195,6 +202,8 @@ fn network(corpus: &mut Corpus, world: &World, txs: &[oda_consensus::tx::SignedT
         ("refused", Response::Refused("not now".into())),
         ("epochs", Response::Epochs(world.state.links(0, MAX_LINKS))),
         ("checkpoint", Response::Checkpoint(world.state.checkpoints().next().cloned().map(Box::new))),
+        ("snapshot", Response::Snapshot(offer.map(Box::new))),
+        ("no_snapshot", Response::Snapshot(None)),
     ];
     for (name, response) in responses {
         put(corpus, "response", name, &response);

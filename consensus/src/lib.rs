@@ -40,6 +40,7 @@ pub mod records;
 pub mod sample;
 pub mod score;
 pub mod sealed;
+pub mod snapshot;
 pub mod state;
 pub mod tx;
 pub mod wire;

@@ -10,6 +10,7 @@ use crate::frost::{ReleaseShare, SignMessage};
 use crate::ids::{ChainId, ClaimId, EscrowId, ModelId, NodeId, Signature};
 use crate::keys::NodeKey;
 use crate::record;
+use crate::snapshot::SnapshotOffer;
 use crate::state::{CheckpointState, ClaimState, ModelState, OutcomeState, Tip};
 use crate::tx::{Block, SignedTx};
 use serde::Serialize;
@@ -197,6 +198,8 @@ pub enum Request {
     },
     /// The newest attested block.
     Checkpoint,
+    /// The newest snapshot of the ledger at an attested block.
+    Snapshot,
 }
 record!(Request, b"rqst", 128 << 10, |value| match value {
     Request::Hello(record) => codec::within(record),
@@ -259,6 +262,8 @@ pub enum Response {
     Checkpoint(Option<Box<CheckpointState>>),
     /// Not done, and why.
     Refused(String),
+    /// To `Snapshot`; none while there is none.
+    Snapshot(Option<Box<SnapshotOffer>>),
 }
 record!(Response, b"rspn", 8 << 20, |value| match value {
     Response::Hello(record) => codec::within(record),
@@ -274,6 +279,7 @@ record!(Response, b"rspn", 8 << 20, |value| match value {
     Response::Outcome(Some(outcome)) => codec::within(outcome.as_ref()),
     Response::Shares(shares) => shares.iter().try_for_each(|(_, share)| codec::within(share)),
     Response::Epochs(links) => links.iter().try_for_each(codec::within),
+    Response::Snapshot(Some(offer)) => codec::within(offer.as_ref()),
     Response::Checkpoint(Some(checkpoint)) => codec::within(checkpoint.as_ref()),
     Response::Peers(records) => records.iter().try_for_each(codec::within),
     _ => Ok(()),

@@ -1,7 +1,7 @@
 //! The command line `oda`: run nodes, and ask them.
 
 use crate::config::{Config, MoneyFlags};
-use crate::full::FullNode;
+use crate::full::{FullNode, StoreReader};
 use crate::identity::Identity;
 use crate::ledger::LedgerReader;
 use crate::lite::flags::LiteFlags;
@@ -367,11 +367,8 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Ledger(LedgerCommand::Verify { datadir: Some(dir), .. }) => {
             let genesis = Config::load(&dir)?.genesis(&dir)?;
             let store = RocksLedger::open_read_only(&dir.join("ledger"), genesis.chain())?;
-            let read = move || {
-                crate::ledger::verify(genesis, store.tip().map(|(height, _)| height), &|h| {
-                    store.block(h).map_err(|e| e.to_string())
-                })
-            };
+            let tip = store.tip().map(|(height, _)| height);
+            let read = move || crate::ledger::verify(genesis, tip, &StoreReader::new(store));
             let report = tokio::task::spawn_blocking(read).await?.map_err(anyhow::Error::msg)?;
             query::print_verify(&report, json)
         }

@@ -36,6 +36,9 @@ pub struct Config {
     /// Blob endpoint.
     #[serde(default)]
     pub blobs: Blobs,
+    /// Stored ledger of full nodes.
+    #[serde(default)]
+    pub ledger: Ledger,
     /// JSON-RPC server of full nodes.
     #[serde(default)]
     pub rpc: Rpc,
@@ -103,6 +106,10 @@ impl Config {
         }
         if !(1..=MAX_REPLICAS).contains(&self.blobs.replicas) {
             bail!("[blobs] replicas = {}: give 1 to {MAX_REPLICAS}", self.blobs.replicas);
+        }
+        if (1..Ledger::MIN_KEEP_BLOCKS).contains(&self.ledger.keep_blocks) {
+            let least = Ledger::MIN_KEEP_BLOCKS;
+            bail!("[ledger] keep_blocks = {}: give 0 to keep all, or at least {least}", self.ledger.keep_blocks);
         }
         if self.trainer.cheat != Cheating::default() && self.network != BitcoinNetwork::Regtest {
             bail!("[trainer] cheat is for regtest networks only: remove it or set network = \"regtest\"");
@@ -220,6 +227,15 @@ mod tests {
         for bad in ["replicas = 0", "replicas = 65", "max_disk_mb = -1", "max_disk = 1"] {
             assert!(load(&format!("{GOOD}[blobs]\n{bad}\n")).is_err(), "{bad}");
         }
+    }
+
+    #[test] // D3
+    fn few_blocks_cannot_be_kept() {
+        let keep = |n: i64| load(&format!("{GOOD}[ledger]\nkeep_blocks = {n}\n"));
+        assert_eq!(load(GOOD).unwrap().ledger.keep_blocks, 0);
+        assert_eq!(keep(1_024).unwrap().ledger.keep_blocks, 1_024);
+        let error = format!("{:#}", keep(1_023).unwrap_err());
+        assert!(error.contains("keep_blocks") && error.contains("1024"), "{error}");
     }
 
     #[test]

@@ -31,9 +31,16 @@ pub(crate) fn batch(decided: &DecidedBlock, entries: &[Entry], log: Appended) ->
 /// Writes all blocks of a store to a file; how many there were. A file of that name is not overwritten.
 ///
 /// # Errors
-/// If the store or the file fails.
+/// If the store or the file fails, or old blocks were pruned.
 pub fn export(store: &RocksLedger, chain: ChainId, path: &Path) -> Result<u64> {
     let shown = path.display();
+    // each block in a file is replayed from the genesis on: without the first ones it would prove nothing
+    let from = store.bodies_from();
+    ensure!(
+        from <= 1,
+        "blocks below {from} are not kept here, and an exported ledger needs all: export on a full node with [ledger] \
+         keep_blocks = 0 and snapshot_sync = false"
+    );
     let file = File::create_new(path).with_context(|| format!("{shown}: choose a name that is free"))?;
     let mut out = BufWriter::new(file);
     let tip = store.tip().map_or(0, |(height, _)| height);
@@ -98,7 +105,8 @@ pub fn verify(path: &Path, genesis: Genesis) -> Result<VerifyReport> {
     let models: Vec<_> = state.models().map(|(id, _)| id).collect();
     state.check_invariants(models.into_iter()).map_err(anyhow::Error::msg)?;
     let end = state.tip();
-    Ok(VerifyReport { blocks: end.height, txs, hash: end.hash.to_string(), state_root: end.state_root.to_string() })
+    let (hash, state_root) = (end.hash.to_string(), end.state_root.to_string());
+    Ok(VerifyReport { blocks: end.height, blocks_from: 1, txs, hash, state_root })
 }
 
 fn at(decided: &DecidedBlock) -> String {

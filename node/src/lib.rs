@@ -28,6 +28,7 @@ pub mod query;
 pub mod report;
 pub mod rpc;
 pub mod seeds;
+pub mod snapshot;
 pub mod sponsor;
 mod submissions;
 pub mod top;

@@ -39,8 +39,13 @@ fn damaged(error: impl ToString) -> ProveError {
 }
 
 fn header(reader: &dyn LedgerReader, height: u64) -> Result<Header, ProveError> {
-    let missing = || ProveError::NotFound(format!("block {height} is not in this ledger"));
-    let bytes = reader.block(height).map_err(damaged)?.ok_or_else(missing)?;
+    let Some(bytes) = reader.block(height).map_err(damaged)? else {
+        if let Some(bytes) = reader.header(height).map_err(damaged)? {
+            return codec::decode(&bytes).map_err(damaged); // pruned: the header is what stays
+        }
+        let began = "this ledger has no header of it, or began with a snapshot above it: ask another full node";
+        return Err(ProveError::NotFound(format!("block {height}: {began}")));
+    };
     let decided: DecidedBlock = codec::decode(&bytes).map_err(damaged)?;
     Ok(decided.block.header)
 }

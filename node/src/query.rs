@@ -377,8 +377,14 @@ pub fn print_verify(report: &VerifyReport, json: bool) -> Result<()> {
     if json {
         return print_json(report);
     }
+    let from = match report.blocks_from {
+        0 | 1 => "genesis".to_owned(),
+        from => format!(
+            "block {from} (older ones are pruned; the state before it is made of all records, under an attested block)"
+        ),
+    };
     println!(
-        "ledger holds: {} blocks, {} transactions replayed from genesis, state root {}",
+        "ledger holds: {} blocks, {} transactions replayed from {from}, state root {}",
         report.blocks, report.txs, report.state_root
     );
     Ok(())

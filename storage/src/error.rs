@@ -26,6 +26,21 @@ pub enum StoreError {
         /// Height of the tip.
         tip: u64,
     },
+    /// Only the oldest whole blocks can be pruned, and never the tip.
+    #[error(
+        "block {height} cannot be pruned now: whole blocks from {from} to the tip {tip} go oldest first, but the tip"
+    )]
+    NotPrunable {
+        /// Height asked for.
+        height: u64,
+        /// Oldest whole block.
+        from: u64,
+        /// The tip.
+        tip: u64,
+    },
+    /// A part of a snapshot outside of its loading, or a block within.
+    #[error("loading a snapshot was not begun, or has not ended: start the node again, and it begins anew")]
+    NotLoading,
     /// A key, value, block or list is larger than the store takes (K3).
     #[error("{what}: {len} exceeds the limit of {max}")]
     TooLarge {

@@ -39,7 +39,8 @@ pub use blobs::{BlobError, BlobLimits, Blobs, FetchError, ProviderFault, Usage};
 pub use error::StoreError;
 #[cfg(feature = "rocksdb")]
 pub use ledger::RocksLedger;
-pub use ledger::{BlockRecord, EntryChange, Fault, FaultyLedger, LedgerStore, MemoryLedger};
+pub use ledger::{Base, BlockRecord, EntryChange, KeptRecord, KeptValue, Part};
+pub use ledger::{Fault, FaultyLedger, LedgerStore, MemoryLedger};
 #[cfg(feature = "rocksdb")]
 pub use records::RocksRecords;
 pub use records::{MemoryRecords, RecordStore};

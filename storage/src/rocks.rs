@@ -244,6 +244,22 @@ impl Database {
         Ok(())
     }
 
+    /// Shows the records from this key on, in key order, holding one at a time.
+    pub(crate) fn visit_from(
+        &self,
+        family: &'static str,
+        first: &[u8],
+        visitor: &mut Visitor<'_>,
+    ) -> Result<(), StoreError> {
+        for item in self.db.iterator_cf(self.family(family)?, IteratorMode::From(first, Direction::Forward)) {
+            let (key, value) = item.map_err(|e| self.error("scanning", e))?;
+            if visitor(&key, &value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// The last record with a key from `first` to `last`, both included.
     pub(crate) fn last_within(
         &self,

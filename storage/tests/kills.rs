@@ -18,6 +18,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 const KILLS: u32 = 500;
+/// Blocks whose bodies stay.
+const KEPT: u64 = 64;
 /// Set for the process that is killed: the store's directory.
 const DIR: &str = "ODA_TEST_WRITES_TO";
 /// Before each acknowledged height on its output.
@@ -34,6 +36,15 @@ fn append(ledger: &mut RocksLedger, height: u64) {
     let slot = [b"slot/".as_slice(), &(height % 64).to_be_bytes()].concat();
     let changes = [EntryChange::put(b"height", &height.to_be_bytes()), EntryChange::put(&slot, &[7; 200])];
     ledger.append(&BlockRecord { log, ..block(height) }, &changes).unwrap();
+    // D3: every fourth block, some of the oldest bodies go
+    if height > KEPT && height.is_multiple_of(4) {
+        let from = ledger.bodies_from().max(1);
+        ledger.prune(&(from..=height - KEPT).take(9).map(|h| (h, header(h))).collect::<Vec<_>>()).unwrap();
+    }
+}
+
+fn header(height: u64) -> Vec<u8> {
+    format!("header {height}").into_bytes()
 }
 
 #[test] // does nothing but in the process that the other test starts
@@ -94,7 +105,7 @@ fn killed(dir: &Path, dice: &mut StdRng) -> Option<u64> {
 fn five_hundred_kills_lose_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut dice = StdRng::seed_from_u64(500);
-    let (mut acked, mut in_work) = (0, 0_u32);
+    let (mut acked, mut in_work, mut pruned) = (0, 0_u32, 0);
     for kill in 1..=KILLS {
         let last = killed(dir.path(), &mut dice);
         in_work += u32::from(last.is_some());
@@ -105,7 +116,11 @@ fn five_hundred_kills_lose_nothing() {
         // a process that was killed before it said anything may have written one block; one that spoke, one more
         assert!(tip >= acked && tip <= acked + 1, "kill {kill}: acknowledged {acked}, found {tip}");
         for height in before + 1..=tip {
-            assert_eq!(ledger.block(height).unwrap(), Some(block(height).bytes), "kill {kill}");
+            let (whole, pruned) = (ledger.block(height).unwrap(), ledger.header(height).unwrap());
+            match height < ledger.bodies_from() {
+                false => assert_eq!((whole, pruned), (Some(block(height).bytes), None), "kill {kill}"),
+                true => assert_eq!((whole, pruned), (None, Some(header(height))), "kill {kill}"),
+            }
         }
         if tip > 0 {
             assert_eq!(ledger.tip(), Some((tip, hash(tip))));
@@ -119,8 +134,10 @@ fn five_hundred_kills_lose_nothing() {
         if kill % 50 == 0 {
             assert_eq!(ledger.verify_links().unwrap(), tip);
         }
+        assert!(ledger.bodies_from() >= pruned && ledger.bodies_from() <= tip.max(KEPT) - KEPT + 1, "kill {kill}");
+        pruned = ledger.bodies_from();
         acked = tip;
     }
-    println!("{KILLS} kills, {in_work} of them while it wrote, {acked} blocks");
-    assert!(in_work > KILLS / 2 && acked > u64::from(KILLS));
+    println!("{KILLS} kills, {in_work} of them while it wrote, {acked} blocks, {pruned} of them pruned");
+    assert!(in_work > KILLS / 2 && acked > u64::from(KILLS) && pruned > acked / 2);
 }

@@ -287,6 +287,7 @@ enum Step {
     Wal(u64, u8),
     Put(u8, u8),
     Delete(u8),
+    Prune(u64, u64),
     Reopen,
 }
 
@@ -297,6 +298,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..4_u64, any::<u8>()).prop_map(|(ahead, byte)| Step::Wal(ahead, byte)),
         2 => (any::<u8>(), any::<u8>()).prop_map(|(key, value)| Step::Put(key, value)),
         1 => any::<u8>().prop_map(Step::Delete),
+        2 => (0..3_u64, 1..5_u64).prop_map(|(skip, count)| Step::Prune(skip, count)),
         2 => Just(Step::Reopen),
     ]
 }
@@ -328,6 +330,11 @@ proptest! {
                 }
                 Step::Put(key, value) => both.map(|l| l.put(&[*key], &[*value]).map_err(|e| e.to_string())),
                 Step::Delete(key) => both.map(|l| l.delete(&[*key]).map_err(|e| e.to_string())),
+                Step::Prune(skip, count) => both.map(|l| {
+                    let first = l.bodies_from().max(1) + skip / 2; // one in three is not the oldest
+                    let headers: Vec<_> = (first..first + count).map(|h| (h, vec![7, h as u8])).collect();
+                    l.prune(&headers).map_err(|e| e.to_string())
+                }),
                 Step::Reopen => {
                     drop(disk.take());
                     disk = Some(RocksLedger::open(dir.path(), CHAIN).unwrap());
@@ -344,7 +351,9 @@ proptest! {
         for height in 0..tip + 5 {
             prop_assert_eq!(disk.wal(height).unwrap(), model.wal(height).unwrap());
             prop_assert_eq!(disk.block(height).unwrap(), model.block(height).unwrap());
+            prop_assert_eq!(disk.header(height).unwrap(), model.header(height).unwrap());
         }
+        prop_assert_eq!(disk.bodies_from(), model.bodies_from());
         prop_assert_eq!(disk.verify_links().unwrap(), tip);
     }
 }

@@ -157,6 +157,25 @@ fn default_replicas() -> usize {
     3
 }
 
+/// The stored ledger of a full node.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ledger {
+    /// Blocks of which transactions and votes are kept, counted from the tip; older ones keep their headers. 0: all.
+    #[serde(default)]
+    pub keep_blocks: u64,
+    /// A node that begins, or was away for long, takes the ledger's state at an attested block from its peers instead of
+    /// replaying every block. It then has the committees' word that those blocks kept the rules, and no body of them.
+    #[serde(default)]
+    pub snapshot_sync: bool,
+}
+
+impl Ledger {
+    /// Fewest blocks that may be kept: what a node verifies on opening (128), and what peers that were away for a
+    /// while, or begin with a snapshot, still have to fetch.
+    pub const MIN_KEEP_BLOCKS: u64 = 1_024;
+}
+
 /// JSON-RPC.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

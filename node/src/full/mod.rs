@@ -7,11 +7,14 @@
 mod bft_host;
 mod keeping;
 mod misbehave;
+pub mod pruning;
 mod requests;
 mod roles;
 mod said;
 mod shared;
+mod snapshots;
 mod store;
+mod sync;
 mod timers;
 
 pub(crate) use bft_host::check_certificate;
@@ -26,6 +29,7 @@ use crate::jobs::{JudgeReport, Judges};
 use crate::mempool::{Mempool, MempoolError};
 use crate::net::{Net, NetConfig, NetEvent, Topic, Verdict};
 use crate::peers::{PeerBook, own_record};
+use crate::snapshot::Search;
 use crate::sponsor::{SponsorHost, WalletReport};
 use anyhow::{Context, Result};
 use oda_consensus::bft::{Bft, BftInput, TimeoutToken};
@@ -35,6 +39,7 @@ use oda_consensus::evidence::Evidence;
 use oda_consensus::frost::{SignInput, Signer};
 use oda_consensus::ids::{BlockHash, ChainId, Digest, NodeId};
 use oda_consensus::keys::NodeKey;
+use oda_consensus::snapshot::SnapshotOffer;
 use oda_consensus::state::{Applied, State, TxError, ValidatorStatus};
 use oda_consensus::tx::{DkgStep, SignedTx, Tx};
 use oda_consensus::wire::{DecidedBlock, Request, Response, Role, SignedPeerRecord};
@@ -69,6 +74,10 @@ pub(crate) enum CoreEvent {
     Answer(NodeId, Box<Response>),
     /// The RPC server passes on a transaction.
     Submit(Box<SignedTx>, tokio::sync::oneshot::Sender<Result<(), String>>),
+    /// A snapshot of this ledger was made for whoever asks, or not.
+    SnapshotMade(Option<Box<SnapshotOffer>>),
+    /// A search for a snapshot ended.
+    SnapshotSearched(Box<Search>),
     /// The node's owner refuses a peer for a while.
     Ban(NodeId, Duration),
 }
@@ -141,6 +150,10 @@ pub(crate) struct Core {
     /// What may be said only once, as first heard: by signer and slot (C6).
     said: Said,
     keeping: keeping::Keeping,
+    ledger_options: crate::config::Ledger,
+    /// Peers that refused blocks we asked for, and when: they have pruned them.
+    lacking: BTreeMap<NodeId, Instant>,
+    snapshots: snapshots::Snapshots,
 }
 
 /// A running full node.
@@ -208,6 +221,7 @@ impl FullNode {
             true => Some(Duty::open(datadir, &identity, chain, &config.validator)?),
             false => None,
         };
+        let snapshots = snapshots::Snapshots::open(&ledger, &config.ledger);
         let store = Arc::new(RwLock::new(ledger));
         let shared = Arc::new(Shared::new(state, me, validator, events.clone()));
         for record in sponsor.iter().flat_map(|s| s.engine.records()) {
@@ -228,6 +242,9 @@ impl FullNode {
             judges: Judges::new(blobs.clone(), events.clone()),
             keeping: keeping::Keeping::start(shared.clone(), blobs.clone(), config.blobs.replicas),
             blobs,
+            ledger_options: config.ledger.clone(),
+            lacking: BTreeMap::new(),
+            snapshots,
             mempool: Mempool::default(),
             timers: Timers::default(),
             height_started: Instant::now(),
@@ -336,21 +353,11 @@ impl Core {
         }
         self.poll_peer();
         self.keep_blobs();
+        self.prune_blocks()?;
+        self.seek_snapshot();
         self.shared.set_peers(&self.net.connected(), &self.book);
         self.shared.set_mempool(self.mempool.len());
         Ok(())
-    }
-
-    /// Asks one connected peer where its ledger stands: how a node that missed a block notices.
-    fn poll_peer(&mut self) {
-        let peers = self.net.connected();
-        if peers.is_empty() {
-            return;
-        }
-        let turn = usize::try_from(now_ms() / 250).unwrap_or(0) % peers.len();
-        if let Some(peer) = peers.get(turn) {
-            self.ask(*peer, Request::Status);
-        }
     }
 
     /// Sends a request; the answer comes back as an event.
@@ -454,62 +461,13 @@ impl Core {
                 let _ = reply.send(self.submit_signed(*tx).map_err(|e| e.to_string()));
                 Ok(())
             }
+            CoreEvent::SnapshotMade(offer) => self.on_snapshot_made(offer.map(|offer| *offer)),
+            CoreEvent::SnapshotSearched(search) => self.on_snapshot_searched(*search),
             CoreEvent::Ban(peer, time) => {
                 self.net.ban(peer, time);
                 Ok(())
             }
         }
-    }
-
-    fn on_answer(&mut self, peer: NodeId, response: Response) -> Result<()> {
-        match response {
-            Response::Hello(record) => {
-                if record.record.node == peer && self.book.insert(record.clone(), now_ms()) == Some(true) {
-                    self.net.publish(Topic::Peers, codec::encode(&record));
-                }
-            }
-            Response::Peers(records) => {
-                for record in records.into_iter().take(1024) {
-                    self.book.insert(record, now_ms());
-                }
-            }
-            Response::Status(tip) => {
-                let mine = self.shared.state().tip().height;
-                let busy = self.syncing_from.is_some_and(|(_, since)| since.elapsed() < Duration::from_secs(5));
-                // a validator one block behind is about to decide it itself
-                let slack = u64::from(self.votes_now());
-                if tip.height > mine.saturating_add(slack) && !busy {
-                    self.syncing_from = Some((peer, Instant::now()));
-                    self.ask(peer, Request::Blocks { from: mine + 1, max: oda_consensus::wire::MAX_BLOCKS });
-                }
-            }
-            Response::Blocks(blocks) => {
-                if !self.syncing_from.is_some_and(|(from, _)| from == peer) {
-                    return Ok(());
-                }
-                self.syncing_from = None;
-                self.catching_up = true; // duties of rounds long over are nobody's
-                let full = blocks.len() >= oda_consensus::wire::MAX_BLOCKS as usize;
-                for decided in blocks {
-                    if let Err(error) = self.take_decided(decided)? {
-                        tracing::warn!(peer = %peer.short(), %error, "peer sent a bad block; banned for a minute");
-                        self.net.ban(peer, std::time::Duration::from_secs(60));
-                        self.catching_up = false;
-                        return self.state_changed();
-                    }
-                }
-                self.catching_up = full;
-                if full {
-                    self.syncing_from = Some((peer, Instant::now()));
-                    let from = self.shared.state().tip().height + 1;
-                    self.ask(peer, Request::Blocks { from, max: oda_consensus::wire::MAX_BLOCKS });
-                } else {
-                    return self.state_changed();
-                }
-            }
-            _ => {}
-        }
-        Ok(())
     }
 
     /// Looks at an authentic transaction for what its signer may not sign (C6), and says so on the ledger.

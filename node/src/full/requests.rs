@@ -34,6 +34,10 @@ impl Core {
                 Response::Hello(self.record.clone())
             }
             Request::Status => Response::Status(self.shared.state().tip()),
+            Request::Blocks { from, .. } if from < self.ledger().bodies_from() => {
+                let bodies_from = self.ledger().bodies_from();
+                Response::Refused(format!("blocks below {bodies_from} are not kept here: ask another full node"))
+            }
             Request::Blocks { from, max } => Response::Blocks(self.blocks(from, max)?),
             Request::SubmitTx(tx) => match self.submit_signed(*tx) {
                 Ok(()) => Response::Accepted,
@@ -52,6 +56,7 @@ impl Core {
             Request::Checkpoint => {
                 Response::Checkpoint(self.shared.state().checkpoints().next_back().cloned().map(Box::new))
             }
+            Request::Snapshot => Response::Snapshot(self.offer_snapshot().map(Box::new)),
             Request::Peers => Response::Peers(self.book.all().take(1024).cloned().collect()),
         })
     }

@@ -5,7 +5,7 @@ use anyhow::Result;
 use oda_consensus::ids::Digest;
 use oda_consensus::records::Version;
 use oda_consensus::state::{Entry, State};
-use oda_storage::{LedgerStore, RocksLedger, StoreError};
+use oda_storage::{KeptRecord, LedgerStore, RocksLedger, StoreError};
 use std::ops::ControlFlow;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -16,6 +16,11 @@ pub(super) type Store = Arc<RwLock<RocksLedger>>;
 pub struct StoreReader(pub(super) Store);
 
 impl StoreReader {
+    /// Reads a ledger that no node is running on.
+    pub fn new(ledger: RocksLedger) -> Self {
+        Self(Arc::new(RwLock::new(ledger)))
+    }
+
     fn read<T>(&self, read: impl FnOnce(&RocksLedger) -> Result<T, StoreError>) -> Result<T, String> {
         read(&self.0.read().unwrap_or_else(PoisonError::into_inner)).map_err(|e| e.to_string())
     }
@@ -40,6 +45,22 @@ impl LedgerReader for StoreReader {
     }
     fn log_node(&self, index: u64) -> Result<Option<Digest>, String> {
         self.read(|ledger| ledger.log_node(index))
+    }
+    fn bodies_from(&self) -> Result<u64, String> {
+        self.read(|ledger| Ok(ledger.bodies_from()))
+    }
+    fn header(&self, height: u64) -> Result<Option<Vec<u8>>, String> {
+        self.read(|ledger| ledger.header(height))
+    }
+    fn kept(&self, from: (&[u8], u64), upto: u64, most: usize) -> Result<Vec<KeptRecord>, String> {
+        let mut found = Vec::new();
+        self.read(|ledger| {
+            ledger.kept(from, upto, &mut |record| {
+                found.push(record);
+                if found.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })
+        })?;
+        Ok(found)
     }
 }
 

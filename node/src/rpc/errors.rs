@@ -12,6 +12,8 @@ pub const UNAVAILABLE: i32 = -32002;
 pub const DAMAGED: i32 = -32003;
 /// A transaction was not taken.
 pub const REFUSED: i32 = -32004;
+/// The block's transactions were pruned on this node.
+pub const PRUNED: i32 = -32005;
 /// The method acts for the node's owner, and the caller has not shown the cookie.
 pub const UNAUTHORIZED: i32 = -32020;
 /// The call took longer than it may.
@@ -50,6 +52,7 @@ pub const ERRORS: &[ErrorDoc] = &[
     row(UNAVAILABLE, "unavailable", "this node does not offer that, or not this way", "as the message says"),
     row(DAMAGED, "damaged", "the store failed or the ledger is damaged", "the operator runs `oda ledger verify`"),
     row(REFUSED, "refused", "a transaction was not taken", "the message says which rule it breaks"),
+    row(PRUNED, "pruned", "the block's transactions were pruned on this node", "ask a node that keeps all blocks"),
     row(-32006, "too many subscriptions", "the connection has all it may have", "end one, or open another connection"),
     row(-32007, "oversized request", "the request is too long", "see limits"),
     row(-32008, "oversized response", "the answer would be too long", "ask for a smaller page"),

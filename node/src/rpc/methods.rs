@@ -150,7 +150,11 @@ impl ApiServer for ApiImpl {
         let (blocks, empty) = (self.blocks.clone(), empty.unwrap_or(false));
         read(move || {
             let newest = to.unwrap_or(tip).min(tip);
-            let oldest = newest.saturating_sub(MAX_LOOKED.into()) + 1;
+            let kept_from = blocks.bodies_from().map_err(|e| error(DAMAGED, e))?;
+            if newest > 0 && newest < kept_from {
+                block_info(blocks.as_ref(), newest)?; // says that it is pruned
+            }
+            let oldest = (newest.saturating_sub(MAX_LOOKED.into()) + 1).max(kept_from);
             let found = (oldest..=newest).rev().filter_map(|h| block_info(blocks.as_ref(), h).transpose());
             let wanted = found.filter(|b| !matches!(b, Ok(b) if b.txs.is_empty() && !empty));
             let mut out = page(asked, wanted)?;
@@ -330,7 +334,7 @@ impl ApiServer for ApiImpl {
         let blocks = self.blocks.clone();
         let replay = move || {
             let _one_at_a_time = permit; // also when nobody waits for the answer any more
-            crate::ledger::verify(genesis, Some(tip.height), &|h| blocks.block(h))
+            crate::ledger::verify(genesis, Some(tip.height), blocks.as_ref())
         };
         let report = tokio::task::spawn_blocking(replay)
             .await

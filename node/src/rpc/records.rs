@@ -1,9 +1,9 @@
 //! Blocks and transactions for people.
 
-use super::errors::{DAMAGED, error};
+use super::errors::{DAMAGED, PRUNED, error};
 use super::types::{BlockInfo, RecordInfo, TxInfo};
 use crate::full::Shared;
-use crate::ledger::LedgerReader;
+use crate::ledger::{LedgerReader, pruned};
 use jsonrpsee::core::RpcResult;
 use oda_consensus::codec;
 use oda_consensus::epoch::Membership;
@@ -15,7 +15,10 @@ use std::sync::Arc;
 
 /// A stored block.
 pub(super) fn decided(blocks: &dyn LedgerReader, height: u64) -> RpcResult<Option<DecidedBlock>> {
-    let Some(bytes) = blocks.block(height).map_err(|e| error(DAMAGED, e))? else { return Ok(None) };
+    let Some(bytes) = blocks.block(height).map_err(|e| error(DAMAGED, e))? else {
+        let why = pruned(blocks, height).map_err(|e| error(DAMAGED, e))?;
+        return why.map_or(Ok(None), |why| Err(error(PRUNED, why)));
+    };
     codec::decode(&bytes).map(Some).map_err(|e| error(DAMAGED, format!("block {height}: {e}")))
 }
 

@@ -354,7 +354,8 @@ pub const SHAPES: &[(&str, &str, &[Field])] = &[
         "VerifyReport",
         "Result of a replay.",
         &[
-            ("blocks", "u64", "blocks replayed"),
+            ("blocks", "u64", "height of the last block"),
+            ("blocks_from", "u64", "first block replayed: 1, or the oldest whole one if older were pruned"),
             ("txs", "u64", "transactions executed"),
             ("hash", "hash", "last block"),
             ("state_root", "hash", "state after it"),

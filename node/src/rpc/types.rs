@@ -153,8 +153,11 @@ pub struct ChannelInfo {
 /// Result of a ledger verification.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VerifyReport {
-    /// Blocks replayed.
+    /// Height of the last block.
     pub blocks: u64,
+    /// Height of the first block replayed: 1, or the oldest whole one if older were pruned.
+    #[serde(default)]
+    pub blocks_from: u64,
     /// Transactions executed.
     pub txs: u64,
     /// Hash of the last block.

@@ -238,6 +238,24 @@ impl Blobs {
         Ok(blob)
     }
 
+    /// Keeps a file's bytes and pins them, without having all of them in memory; they are on disk when this returns (P6).
+    ///
+    /// # Errors
+    /// [`BlobError::Full`], [`BlobError::Damaged`] if the file has other bytes than its reference says, or
+    /// [`BlobError::Store`].
+    pub async fn add_file(&self, path: &Path, blob: &BlobRef) -> Result<(), BlobError> {
+        let room = self.make_room(blob).await?;
+        let adding = self.store.blobs().add_path(path).with_named_tag(tag(blob.hash));
+        let added = adding.await.map_err(failed("adding a file"))?;
+        if *added.hash.as_bytes() != blob.hash.0 {
+            self.unpin(blob.hash).await?;
+            return Err(BlobError::Damaged { hash: blob.hash });
+        }
+        self.sync().await?;
+        room.filled();
+        Ok(())
+    }
+
     /// Whether the whole blob is here with the length its reference states.
     ///
     /// # Errors

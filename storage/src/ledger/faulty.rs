@@ -4,7 +4,7 @@
 //! `kill -9` loses nothing even without a sync. What loses data is a write that fails, one that is
 //! reported and never made, and one that is made and reported failed; those are planted here.
 
-use super::{BlockRecord, EntryChange, LedgerStore, VersionVisitor};
+use super::{Base, BlockRecord, EntryChange, KeptVisitor, LedgerStore, Part, VersionVisitor};
 use crate::error::StoreError;
 use crate::records::{RecordStore, Visitor};
 use oda_consensus::ids::{BlockHash, Digest};
@@ -127,6 +127,38 @@ impl<S: LedgerStore> LedgerStore for FaultyLedger<S> {
 
     fn versions(&self, prefix: &[u8], from: u64, visitor: &mut VersionVisitor<'_>) -> Result<(), StoreError> {
         self.inner.versions(prefix, from, visitor)
+    }
+
+    fn bodies_from(&self) -> u64 {
+        self.inner.bodies_from()
+    }
+
+    fn headers_from(&self) -> u64 {
+        self.inner.headers_from()
+    }
+
+    fn header(&self, height: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.header(height)
+    }
+
+    fn prune(&mut self, headers: &[(u64, Vec<u8>)]) -> Result<(), StoreError> {
+        self.write(|inner| inner.prune(headers))
+    }
+
+    fn kept(&self, from: (&[u8], u64), upto: u64, visitor: &mut KeptVisitor<'_>) -> Result<(), StoreError> {
+        self.inner.kept(from, upto, visitor)
+    }
+
+    fn begin_load(&mut self) -> Result<(), StoreError> {
+        self.write(S::begin_load)
+    }
+
+    fn load(&mut self, part: &Part) -> Result<(), StoreError> {
+        self.write(|inner| inner.load(part))
+    }
+
+    fn finish_load(&mut self, base: &Base) -> Result<(), StoreError> {
+        self.write(|inner| inner.finish_load(base))
     }
 
     fn wal_append(&mut self, height: u64, entry: &[u8]) -> Result<(), StoreError> {

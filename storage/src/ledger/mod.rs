@@ -5,13 +5,19 @@
 //! every state entry it changes, what it adds to the log of records, the tip, and the removal of the write-ahead log of the heights it
 //! decides. What the bytes mean is the state machine's business (L2): the store sees only heights,
 //! hashes and keys, so it can be replaced by one in memory, or by one that fails on purpose.
+//!
+//! Old blocks may be pruned ([`LedgerStore::prune`]): their bodies go, their headers stay, and everything else does.
+//! And a ledger may begin with a snapshot instead of block 1 ([`LedgerStore::begin_load`]): then it has the log of
+//! records whole, of what was replaced before the snapshot only hashes, and no block below it.
 
 mod faulty;
+mod kept;
 mod memory;
 #[cfg(feature = "rocksdb")]
 mod rocks;
 
 pub use faulty::{Fault, FaultyLedger};
+pub use kept::{Base, KeptRecord, KeptValue, KeptVisitor, MAX_HEADER_BYTES, MAX_PART_BYTES, MAX_PRUNED_AT_ONCE, Part};
 pub use memory::MemoryLedger;
 #[cfg(feature = "rocksdb")]
 pub use rocks::RocksLedger;
@@ -84,7 +90,7 @@ pub trait LedgerStore: RecordStore {
     /// Height and hash of the last block.
     fn tip(&self) -> Option<(u64, BlockHash)>;
 
-    /// Block and certificate of a height.
+    /// Block and certificate of a height; none if its body was pruned.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] if its bytes are not those written; or the database's.
@@ -127,6 +133,52 @@ pub trait LedgerStore: RecordStore {
     /// # Errors
     /// The database's.
     fn versions(&self, prefix: &[u8], from: u64, visitor: &mut VersionVisitor<'_>) -> Result<(), StoreError>;
+
+    /// Blocks of this height and above are whole; 0 while none was ever left out.
+    fn bodies_from(&self) -> u64;
+
+    /// Blocks of this height and above have a header at least; 0 unless the ledger began with a snapshot.
+    fn headers_from(&self) -> u64;
+
+    /// What stays of a block whose body was pruned, as [`LedgerStore::prune`] was given it.
+    ///
+    /// # Errors
+    /// As [`LedgerStore::block`].
+    fn header(&self, height: u64) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Replaces the oldest whole blocks by their headers, in one atomic synced write: heights ascending, none left out,
+    /// the tip's not among them. Links, index and everything but the bodies stay.
+    ///
+    /// # Errors
+    /// [`StoreError::NotPrunable`], [`StoreError::TooLarge`], or the database's; then nothing is changed, or, after a
+    /// database error, it is unknown.
+    fn prune(&mut self, headers: &[(u64, Vec<u8>)]) -> Result<(), StoreError>;
+
+    /// Shows the records of blocks up to height `upto`, by key, each entry's oldest first, from this key and height
+    /// on. What was recorded up to a height never changes, so a long visit can be made in pieces.
+    ///
+    /// # Errors
+    /// The database's.
+    fn kept(&self, from: (&[u8], u64), upto: u64, visitor: &mut KeptVisitor<'_>) -> Result<(), StoreError>;
+
+    /// Drops the chain, and nothing private, to make place for a snapshot. Until [`LedgerStore::finish_load`] there is
+    /// no tip, and a store that is opened in between is empty again: half a snapshot never looks whole.
+    ///
+    /// # Errors
+    /// The database's.
+    fn begin_load(&mut self) -> Result<(), StoreError>;
+
+    /// Writes a part of the snapshot, as it is: the caller has checked it.
+    ///
+    /// # Errors
+    /// [`StoreError::NotLoading`], [`StoreError::TooLarge`], or the database's.
+    fn load(&mut self, part: &Part) -> Result<(), StoreError>;
+
+    /// Makes the snapshot's block the tip, in one atomic synced write. The write-ahead log of heights up to it goes.
+    ///
+    /// # Errors
+    /// [`StoreError::NotLoading`], [`StoreError::TooLarge`], or the database's.
+    fn finish_load(&mut self, base: &Base) -> Result<(), StoreError>;
 
     /// Adds to the write-ahead log of a height in progress; synced (L1: persist, then sign, then send).
     ///

@@ -4,91 +4,37 @@
 //! |-----------|--------------------------------------------|------------------------------------------------|
 //! | `meta`    | `schema`, `owner`                          | whose directory this is                        |
 //! | `meta`    | `tip`                                      | height and hash of the last block              |
+//! | `meta`    | `kept`                                     | from which heights on there are headers and whole blocks; absent: all |
+//! | `meta`    | `loading`                                  | there while a snapshot is being loaded: nothing of the chain counts |
 //! | `meta`    | `voted`                                    | heights up to this one were decided before the chain was dropped; 8 bytes, big-endian |
-//! | `blocks`  | height, 8 bytes big-endian                 | height, hash, previous hash, checksum, bytes   |
+//! | `blocks`  | height, 8 bytes big-endian                 | height, hash, previous hash, checksum, bytes; of a pruned block its header, under another tag |
 //! | `hashes`  | block hash                                 | height                                         |
 //! | `entries` | the state machine's key                    | the state machine's value                      |
 //! | `log`     | place of the node, 8 bytes big-endian       | its hash, 32 bytes                             |
-//! | `history` | the state machine's key, height (8 + big-endian) | number in the log, height, checksum, value |
+//! | `history` | the state machine's key, height (8 + big-endian) | number in the log, checksum, value; or, under another tag, only the value's hash |
 //! | `wal`     | height and number, 8 + 4 bytes big-endian  | one write-ahead entry                          |
 //! | `private` | the role engine's key                      | the role engine's value                        |
 //!
 //! Everything the store itself encodes goes through the codec (K2). Big-endian keys make RocksDB's
 //! byte order the order of heights.
 
+mod kept;
+mod stored;
+
 use super::{
-    BlockRecord, EntryChange, LedgerStore, MAX_BLOCK_BYTES, MAX_WAL_ENTRIES, VERIFIED_ON_OPEN_BLOCKS, VersionVisitor,
-    check_next, check_wal, too_many_wal_entries,
+    Base, BlockRecord, EntryChange, KeptRecord, KeptVisitor, LedgerStore, MAX_WAL_ENTRIES, Part,
+    VERIFIED_ON_OPEN_BLOCKS, VersionVisitor, check_next, check_wal, too_many_wal_entries,
 };
 use crate::error::StoreError;
 use crate::records::{RecordStore, Visitor, check_changes};
 use crate::rocks::{Access, Database, Kind};
 use oda_consensus::codec;
 use oda_consensus::ids::{BlockHash, ChainId, Digest};
-use oda_consensus::record;
 use oda_consensus::records::Version;
-use oda_consensus::state::MAX_ENTRY_BYTES;
 use rocksdb::WriteBatch;
 use std::ops::ControlFlow;
 use std::path::Path;
-
-#[derive(bincode::Encode, bincode::Decode)]
-struct Tip {
-    height: u64,
-    hash: BlockHash,
-}
-record!(Tip, b"ltip", 64);
-
-#[derive(bincode::Encode, bincode::Decode)]
-struct Height(u64);
-record!(Height, b"lhgt", 16);
-
-#[derive(bincode::Encode, bincode::Decode)]
-struct StoredBlock {
-    height: u64,
-    hash: BlockHash,
-    prev: BlockHash,
-    checksum: Digest,
-    bytes: Vec<u8>,
-}
-record!(StoredBlock, b"lblk", MAX_BLOCK_BYTES + 256);
-
-impl StoredBlock {
-    fn new(block: &BlockRecord) -> Self {
-        let checksum = checksum(block.height, block.hash, block.prev, &block.bytes);
-        Self { height: block.height, hash: block.hash, prev: block.prev, checksum, bytes: block.bytes.clone() }
-    }
-}
-
-fn checksum(height: u64, hash: BlockHash, prev: BlockHash, bytes: &[u8]) -> Digest {
-    let mut h = blake3::Hasher::new_derive_key("oda 2026 stored block");
-    h.update(&height.to_be_bytes());
-    h.update(&hash.0);
-    h.update(&prev.0);
-    h.update(bytes);
-    Digest(*h.finalize().as_bytes())
-}
-
-#[derive(bincode::Encode, bincode::Decode)]
-struct StoredVersion {
-    index: u64,
-    checksum: Digest,
-    value: Vec<u8>,
-}
-record!(StoredVersion, b"lver", MAX_ENTRY_BYTES + 256);
-
-impl StoredVersion {
-    fn new(version: &Version) -> Self {
-        Self { index: version.index, checksum: version_checksum(version), value: version.value.clone() }
-    }
-}
-
-fn version_checksum(version: &Version) -> Digest {
-    let mut h = blake3::Hasher::new_derive_key("oda 2026 stored version");
-    h.update(&version.index.to_be_bytes()).update(&version.height.to_be_bytes());
-    h.update(&(version.key.len() as u64).to_be_bytes()).update(&version.key).update(&version.value);
-    Digest(*h.finalize().as_bytes())
-}
+use stored::{Body, Height, Kept, Stored, StoredBlock, StoredVersion, Tip};
 
 /// Keys of one kind are equally long, so the heights of one entry stand together and in order.
 fn history_key(key: &[u8], height: u64) -> Vec<u8> {
@@ -107,6 +53,8 @@ pub struct RocksLedger {
     db: Database,
     tip: Option<(u64, BlockHash)>,
     voted: u64,
+    kept: Kept,
+    is_loading: bool,
 }
 
 impl RocksLedger {
@@ -117,7 +65,10 @@ impl RocksLedger {
     /// [`StoreError::WrongChain`], [`StoreError::NewerSchema`], [`StoreError::WrongKind`],
     /// [`StoreError::Locked`], [`StoreError::Corrupt`] at the first break, or the database's.
     pub fn open(dir: &Path, chain: ChainId) -> Result<Self, StoreError> {
-        let ledger = Self::open_unverified(dir, chain, Access::Write)?;
+        let mut ledger = Self::open_unverified(dir, chain, Access::Write)?;
+        if ledger.is_loading {
+            ledger.abandon_load()?;
+        }
         if let Some((height, _)) = ledger.tip {
             ledger.verify_from(height.saturating_sub(VERIFIED_ON_OPEN_BLOCKS.saturating_sub(1)))?;
         }
@@ -142,28 +93,8 @@ impl RocksLedger {
     /// As [`RocksLedger::open`], but [`StoreError::Corrupt`] only if the tip or that note is not readable: then nobody knows
     /// what was voted on, and nothing is dropped.
     pub fn clear_chain(dir: &Path, chain: ChainId) -> Result<(), StoreError> {
-        let ledger = Self::open_unverified(dir, chain, Access::Write)?;
-        let voted = ledger.tip.map_or(0, |(height, _)| height).max(ledger.voted);
-        for family in ["blocks", "hashes", "entries", "log", "history"] {
-            loop {
-                let mut batch = WriteBatch::default();
-                // The tip goes with the first batch: half a chain must never look whole.
-                batch.delete_cf(ledger.db.family("meta")?, b"tip");
-                batch.put_cf(ledger.db.family("meta")?, b"voted", voted.to_be_bytes());
-                let column = ledger.db.family(family)?;
-                let mut keys = 0_u32;
-                ledger.db.visit(family, b"", &mut |key, _| {
-                    batch.delete_cf(column, key);
-                    keys = keys.saturating_add(1);
-                    if keys < 10_000 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-                })?;
-                ledger.db.commit(batch)?;
-                if keys == 0 {
-                    break;
-                }
-            }
-        }
-        Ok(())
+        let mut ledger = Self::open_unverified(dir, chain, Access::Write)?;
+        ledger.clear(false)
     }
 
     fn open_unverified(dir: &Path, chain: ChainId, access: Access) -> Result<Self, StoreError> {
@@ -188,7 +119,16 @@ impl RocksLedger {
                 reason: "the note of what was voted on is not readable".into(),
             })?),
         };
-        Ok(Self { db, tip, voted })
+        let kept = match db.get("meta", b"kept")? {
+            None => Kept::default(),
+            Some(bytes) => codec::decode(&bytes).map_err(|e| StoreError::Corrupt {
+                dir: dir.into(),
+                height: 0,
+                reason: format!("the note of what is kept is not readable: {e}"),
+            })?,
+        };
+        let is_loading = db.get("meta", b"loading")?.is_some();
+        Ok(Self { db, tip, voted, kept, is_loading })
     }
 
     /// Height up to which a node may have voted before its chain was dropped; 0 if it never was. It must not vote on any
@@ -197,7 +137,8 @@ impl RocksLedger {
         self.voted
     }
 
-    /// Verifies checksum and link of every block up to the tip, and returns how many there are.
+    /// Verifies checksum and link of every block up to the tip, those of which only the header stayed included, and
+    /// returns how many there are.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] at the first block that does not hold, or the database's.
@@ -208,6 +149,7 @@ impl RocksLedger {
     /// Verifies the blocks from `first` to the tip, the link of the first of them included.
     fn verify_from(&self, first: u64) -> Result<u64, StoreError> {
         let Some((tip, tip_hash)) = self.tip else { return Ok(0) };
+        let first = first.max(self.kept.headers_from);
         let mut before: Option<BlockHash> = match first.checked_sub(1) {
             Some(height) => self.stored(height)?.map(|block| block.hash),
             None => None,
@@ -220,8 +162,10 @@ impl RocksLedger {
                 }
                 return Err(self.corrupt(height, "the block is missing"));
             };
-            // A first block of height 1 follows no stored block, unless the index knows its parent.
-            if before.is_none() && height > 0 && (height > 1 || self.height_of(block.prev)?.is_some()) {
+            // A first block of height 1 follows no stored block, unless the index knows its parent. Nor does the block of
+            // the snapshot with which a ledger began.
+            let begins = self.kept.headers_from > 0 && height == self.kept.headers_from;
+            if before.is_none() && height > 0 && !begins && (height > 1 || self.height_of(block.prev)?.is_some()) {
                 return Err(self.corrupt(height.saturating_sub(1), "the block is missing"));
             }
             if before.is_some_and(|hash| hash != block.prev) {
@@ -247,26 +191,16 @@ impl RocksLedger {
         StoreError::Corrupt { dir: self.db.dir().into(), height, reason: reason.to_string() }
     }
 
-    fn read_version(&self, key: &[u8], bytes: &[u8]) -> Result<Version, StoreError> {
-        let bad = |reason: String| self.db.error("reading the history of an entry", reason);
-        let stored: StoredVersion = codec::decode(bytes).map_err(|e| bad(e.to_string()))?;
-        let (key, height) = key.split_last_chunk::<8>().ok_or_else(|| bad("a key without a height".into()))?;
-        let (index, height) = (stored.index, u64::from_be_bytes(*height));
-        let version = Version { index, height, key: key.to_vec(), value: stored.value };
-        if version_checksum(&version) != stored.checksum {
-            return Err(bad(format!("of height {height}: its bytes are not those that were written")));
-        }
-        Ok(version)
+    fn read_record(&self, key: &[u8], bytes: &[u8]) -> Result<KeptRecord, StoreError> {
+        stored::record(key, bytes).map_err(|reason| self.db.error("reading the history of an entry", reason))
     }
 
-    fn stored(&self, height: u64) -> Result<Option<StoredBlock>, StoreError> {
+    fn stored(&self, height: u64) -> Result<Option<Stored>, StoreError> {
         let Some(bytes) = self.db.get("blocks", &height.to_be_bytes())? else { return Ok(None) };
-        let block: StoredBlock = codec::decode(&bytes).map_err(|e| self.corrupt(height, e))?;
-        if block.height != height {
-            return Err(self.corrupt(height, format!("it holds the block of height {}", block.height)));
-        }
-        if block.checksum != checksum(height, block.hash, block.prev, &block.bytes) {
-            return Err(self.corrupt(height, "its bytes are not those that were written"));
+        let block = Stored::read(&bytes, height).map_err(|reason| self.corrupt(height, reason))?;
+        // a body goes in the same write that says so
+        if matches!(block.body, Body::Pruned(_)) != (height < self.kept.bodies_from) {
+            return Err(self.corrupt(height, "whether its body was pruned is not what the ledger says"));
         }
         Ok(Some(block))
     }
@@ -291,6 +225,9 @@ impl RecordStore for RocksLedger {
 
 impl LedgerStore for RocksLedger {
     fn append(&mut self, block: &BlockRecord, changes: &[EntryChange]) -> Result<(), StoreError> {
+        if self.is_loading {
+            return Err(StoreError::NotLoading);
+        }
         check_next(self.tip, block)?;
         check_changes(changes)?;
         let mut batch = WriteBatch::default();
@@ -310,14 +247,7 @@ impl LedgerStore for RocksLedger {
         }
         let tip = Tip { height: block.height, hash: block.hash };
         batch.put_cf(self.db.family("meta")?, b"tip", codec::encode(&tip));
-        let wal = self.db.family("wal")?;
-        self.db.visit("wal", b"", &mut |entry, _| {
-            if entry.get(..8).is_none_or(|height| height > key.as_slice()) {
-                return ControlFlow::Break(());
-            }
-            batch.delete_cf(wal, entry);
-            ControlFlow::Continue(())
-        })?;
+        self.drop_wal(&mut batch, block.height)?;
         self.db.commit(batch)?; // D3: all of it, or nothing
         self.tip = Some((block.height, block.hash));
         Ok(())
@@ -328,7 +258,10 @@ impl LedgerStore for RocksLedger {
     }
 
     fn block(&self, height: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.stored(height)?.map(|block| block.bytes))
+        Ok(self.stored(height)?.and_then(|block| match block.body {
+            Body::Whole(bytes) => Some(bytes),
+            Body::Pruned(_) => None,
+        }))
     }
 
     fn height_of(&self, hash: BlockHash) -> Result<Option<u64>, StoreError> {
@@ -355,20 +288,67 @@ impl LedgerStore for RocksLedger {
     fn version(&self, key: &[u8], upto: u64) -> Result<Option<Version>, StoreError> {
         let (first, last) = (history_key(key, 0), history_key(key, upto));
         let found = self.db.last_within("history", &first, &last)?;
-        found.map(|(key, value)| self.read_version(&key, &value)).transpose()
+        let record = found.map(|(key, value)| self.read_record(&key, &value)).transpose()?;
+        Ok(record.and_then(KeptRecord::whole))
     }
 
     fn versions(&self, prefix: &[u8], from: u64, visitor: &mut VersionVisitor<'_>) -> Result<(), StoreError> {
         let mut failed = None;
-        self.db.visit("history", prefix, &mut |key, value| {
-            match self.read_version(key, value) {
-                Ok(version) if version.height < from => return ControlFlow::Continue(()),
-                Ok(version) => return visitor(version),
-                Err(error) => failed = Some(error),
+        self.db.visit("history", prefix, &mut |key, value| match self.read_record(key, value) {
+            Ok(record) if record.height < from => ControlFlow::Continue(()),
+            Ok(record) => record.whole().map_or(ControlFlow::Continue(()), &mut *visitor),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
             }
-            ControlFlow::Break(())
         })?;
         failed.map_or(Ok(()), Err)
+    }
+
+    fn bodies_from(&self) -> u64 {
+        self.kept.bodies_from
+    }
+
+    fn headers_from(&self) -> u64 {
+        self.kept.headers_from
+    }
+
+    fn header(&self, height: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.stored(height)?.and_then(|block| match block.body {
+            Body::Whole(_) => None,
+            Body::Pruned(header) => Some(header),
+        }))
+    }
+
+    fn prune(&mut self, headers: &[(u64, Vec<u8>)]) -> Result<(), StoreError> {
+        self.prune_blocks(headers)
+    }
+
+    fn kept(&self, from: (&[u8], u64), upto: u64, visitor: &mut KeptVisitor<'_>) -> Result<(), StoreError> {
+        let mut failed = None;
+        self.db.visit_from("history", &history_key(from.0, from.1), &mut |key, value| match self
+            .read_record(key, value)
+        {
+            Ok(record) if record.height > upto => ControlFlow::Continue(()),
+            Ok(record) => visitor(record),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn begin_load(&mut self) -> Result<(), StoreError> {
+        self.clear(true)
+    }
+
+    fn load(&mut self, part: &Part) -> Result<(), StoreError> {
+        self.load_part(part)
+    }
+
+    fn finish_load(&mut self, base: &Base) -> Result<(), StoreError> {
+        self.finish(base)
     }
 
     fn wal_append(&mut self, height: u64, entry: &[u8]) -> Result<(), StoreError> {
