@@ -31,6 +31,8 @@ mod error;
 pub mod ledger;
 pub mod records;
 #[cfg(feature = "rocksdb")]
+mod replay;
+#[cfg(feature = "rocksdb")]
 mod rocks;
 
 pub use blob_addr::BlobAddr;

@@ -125,6 +125,7 @@ impl Database {
                 reason: e.to_string(),
             })?;
             Self::refuse_foreign_families(dir, kind, &options)?;
+            crate::replay::check(dir).map_err(|reason| StoreError::Unreadable { dir: dir.into(), reason })?;
         } else if !dir.join("CURRENT").exists() {
             // RocksDB would create the directory even to read it.
             let reason = "there is no database in it".to_owned();

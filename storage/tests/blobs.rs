@@ -2,10 +2,9 @@
 
 mod blob_peers;
 
-use blob_peers::{MAX_LEN, loopback, noise};
-use iroh::endpoint::{Connection, RelayMode, presets};
+use blob_peers::{MAX_LEN, addr, endpoint, loopback, noise};
+use iroh::endpoint::Connection;
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
-use iroh::{Endpoint, SecretKey};
 use oda_consensus::ids::{BlobHash, BlobRef, NodeId};
 use oda_consensus::keys::NodeKey;
 use oda_storage::{BlobAddr, BlobError, BlobLimits, Blobs, FetchError, ProviderFault};
@@ -50,16 +49,8 @@ impl ProtocolHandler for Hostile {
 }
 
 async fn hostile(secret: u8, answer: Vec<u8>, hang: bool) -> (Router, BlobAddr, Arc<AtomicU64>) {
-    let endpoint = Endpoint::builder(presets::Minimal)
-        .secret_key(SecretKey::from_bytes(&[secret; 32]))
-        .relay_mode(RelayMode::Disabled)
-        .clear_ip_transports()
-        .bind_addr(loopback())
-        .unwrap()
-        .bind()
-        .await
-        .unwrap();
-    let addr = BlobAddr { node: NodeId(*endpoint.id().as_bytes()), sockets: endpoint.bound_sockets() };
+    let endpoint = endpoint(secret).await;
+    let addr = addr(&endpoint);
     let requests = Arc::new(AtomicU64::new(0));
     let handler = Hostile { answer: Arc::new(answer), hang, requests: requests.clone() };
     (Router::builder(endpoint).accept(iroh_blobs::ALPN, handler).spawn(), addr, requests)

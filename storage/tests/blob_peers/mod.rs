@@ -32,6 +32,24 @@ pub async fn open(dir: &Path, secret: u8, limits: BlobLimits) -> Blobs {
     Blobs::open_with(dir, &[secret; 32], loopback(), limits).await.unwrap()
 }
 
+/// A bare endpoint on loopback with the key of a seed: no relays, no look-ups (N2).
+pub async fn endpoint(secret: u8) -> Endpoint {
+    Endpoint::builder(presets::Minimal)
+        .secret_key(SecretKey::from_bytes(&[secret; 32]))
+        .relay_mode(RelayMode::Disabled)
+        .clear_ip_transports()
+        .bind_addr(loopback())
+        .unwrap()
+        .bind()
+        .await
+        .unwrap()
+}
+
+/// Where an endpoint serves blobs.
+pub fn addr(endpoint: &Endpoint) -> BlobAddr {
+    BlobAddr { node: NodeId(*endpoint.id().as_bytes()), sockets: endpoint.bound_sockets() }
+}
+
 /// How a provider answers the ranges it is asked for.
 #[derive(Debug, Clone, Copy)]
 pub enum Manner {
@@ -97,20 +115,12 @@ impl ProtocolHandler for Handler {
 impl Peer {
     /// Starts one that has these blobs.
     pub async fn start(secret: u8, manner: Manner, blobs: &[&[u8]]) -> Self {
-        let endpoint = Endpoint::builder(presets::Minimal)
-            .secret_key(SecretKey::from_bytes(&[secret; 32]))
-            .relay_mode(RelayMode::Disabled)
-            .clear_ip_transports()
-            .bind_addr(loopback())
-            .unwrap()
-            .bind()
-            .await
-            .unwrap();
+        let endpoint = endpoint(secret).await;
         let store = MemStore::new();
         for bytes in blobs {
             store.blobs().add_slice(bytes).await.unwrap();
         }
-        let addr = BlobAddr { node: NodeId(*endpoint.id().as_bytes()), sockets: endpoint.bound_sockets() };
+        let addr = addr(&endpoint);
         let counts = Arc::<Counts>::default();
         let handler = Handler { store, manner, counts: counts.clone() };
         Self { addr, counts, _router: Router::builder(endpoint).accept(iroh_blobs::ALPN, handler).spawn() }
