@@ -95,6 +95,9 @@ enum Command {
         #[command(flatten)]
         rpc: RpcArgs,
     },
+    /// Tokens for the RPC of a full node that open a part of what its cookie opens, for a while.
+    #[command(subcommand)]
+    Token(crate::token_cli::TokenCommand),
     /// Print the reference of the RPC interface; with --json as OpenRPC document.
     RpcDoc,
     /// Show the effective configuration.
@@ -395,6 +398,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Peers(r) => query::peers(&r.rpc, json).await,
         Command::Top(r) => crate::top::run(&r.rpc, stop_signal()?).await,
         Command::Stop { datadir, rpc } => query::stop(&rpc.rpc, &datadir).await,
+        Command::Token(command) => crate::token_cli::run(command, json),
         Command::RpcDoc if json => query::print_json(&rpc::doc::openrpc()),
         Command::RpcDoc => {
             print!("{}", rpc::doc::markdown());

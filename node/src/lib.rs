@@ -31,6 +31,7 @@ pub mod seeds;
 pub mod snapshot;
 pub mod sponsor;
 mod submissions;
+mod token_cli;
 pub mod top;
 pub mod verify;
 pub mod verify_chain;

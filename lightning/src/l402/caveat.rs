@@ -11,7 +11,8 @@
 //! critical: if its meaning is unknown the token is refused. All other unknown keys are skipped.
 
 use super::error::L402Error;
-use super::token::{Token, clip};
+use super::macaroon::clip;
+use super::token::Token;
 use std::collections::BTreeSet;
 
 /// Key of the services caveat.

@@ -13,9 +13,10 @@
 
 use super::error::L402Error;
 use super::header::Challenge;
+use super::macaroon::clip;
 use super::server::{BoxError, Clock, ERROR_HEADER, system_clock};
 use super::store::{Record, StoreError, TokenKey, TokenStore};
-use super::token::{Credential, clip};
+use super::token::Credential;
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderMap, Request, Response, StatusCode};
 use oda_consensus::genesis::BitcoinNetwork;

@@ -42,7 +42,7 @@ pub enum L402Error {
         version: u16,
     },
     /// Too many caveats.
-    #[error("the macaroon has {caveats} caveats, at most {max} are read", max = super::token::MAX_CAVEATS)]
+    #[error("the macaroon has {caveats} caveats, at most {max} are read", max = super::macaroon::MAX_CAVEATS)]
     TooManyCaveats {
         /// Found.
         caveats: usize,

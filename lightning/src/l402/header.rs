@@ -4,7 +4,8 @@
 //! scheme names are case-insensitive (RFC 9110, 11.1).
 
 use super::error::L402Error;
-use super::token::{Credential, Token, clip};
+use super::macaroon::clip;
+use super::token::{Credential, Token};
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use oda_consensus::ids::Preimage;
 

@@ -9,6 +9,7 @@
 //! Nothing here knows LDK or what is sold: whoever makes invoices is an [`Issuer`], whoever pays a
 //! [`Payer`], prices are a [`Tariff`]. With feature `ldk` an `Arc` of this crate's wallet is both.
 //!
+//! * `macaroon`: a bearer token within limits, which a node's own RPC tokens are too ([`Bearer`]).
 //! * `token`, `header`: macaroon and preimage, and how they travel; `caveat`, `verify`: what they allow.
 //! * `server`: [`L402Layer`], for axum or any tower service. `client`: [`L402ClientLayer`], for
 //!   hyper-util's client or any tower service of requests. `store`: what the client must not forget.
@@ -58,6 +59,7 @@ mod caveat;
 mod client;
 mod error;
 mod header;
+mod macaroon;
 mod server;
 mod store;
 mod token;
@@ -69,10 +71,11 @@ pub use caveat::{Granted, Needed, judge};
 pub use client::{ClientError, InvoiceTerms, L402Client, L402ClientLayer, Limits, Outcome, Payer, Scope};
 pub use error::L402Error;
 pub use header::{Challenge, MAX_HEADER_BYTES};
+pub use macaroon::{Bearer, MAX_CAVEATS, MAX_MACAROON_BYTES, MAX_MACAROON_TEXT_BYTES, RootKey};
 pub use server::{
     BadName, BoxError, Charge, Clock, ERROR_HEADER, IssuedInvoice, Issuer, L402Layer, L402Service, Tariff, Terms,
     system_clock,
 };
 pub use store::{FileStore, MemoryStore, Record, StoreError, TokenKey, TokenStore};
-pub use token::{Credential, Identifier, MAX_CAVEATS, MAX_MACAROON_BYTES, RootKey, Token, TokenId};
+pub use token::{Credential, Identifier, Token, TokenId};
 pub use verify::{DerivedRootKeys, L402Paid, MemoryRevocations, Revocations, RevocationsFull, RootKeys, verify};

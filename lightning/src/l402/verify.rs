@@ -6,7 +6,8 @@
 
 use super::caveat::{Needed, judge};
 use super::error::L402Error;
-use super::token::{Credential, Identifier, RootKey, TokenId};
+use super::macaroon::RootKey;
+use super::token::{Credential, Identifier, TokenId};
 use hmac::{Hmac, Mac as _};
 use oda_consensus::ids::PaymentHash;
 use sha2::Sha256;

@@ -10,7 +10,7 @@ use oda_consensus::bft::{
 };
 use oda_consensus::codec;
 use oda_consensus::engine::validator::ValidatorInput;
-use oda_consensus::state::{Applied, BlockError};
+use oda_consensus::state::{Applied, BlockError, State};
 use oda_consensus::tx::Block;
 use oda_consensus::wire::DecidedBlock;
 use oda_storage::LedgerStore;
@@ -198,7 +198,7 @@ impl Core {
 
     /// Executes a block on trial and keeps the result for [`Self::commit`], under the name of its very bytes.
     fn try_block(&mut self, block: &Block) -> Result<(), BlockError> {
-        let mut next = self.shared.state().clone();
+        let mut next = State::clone(&self.shared.state());
         // what waits here was checked when it came
         let applied = next.apply_known(block, &|tx| self.mempool.contains(tx))?;
         self.tried = Some((block_id(&codec::encode(block)), next, applied));

@@ -213,6 +213,8 @@ impl FullNode {
 
         let peer = crate::net::peer_id(me).map(|peer| peer.to_string()).unwrap_or_default();
         for address in &record.record.p2p {
+            // those it listens on name it already, those its owner announces may not
+            let address = address.trim_end_matches(&format!("/p2p/{peer}"));
             tracing::info!("peers find this node at {address}/p2p/{peer}");
         }
 

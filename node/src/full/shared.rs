@@ -8,7 +8,7 @@ use oda_consensus::tx::SignedTx;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
@@ -46,7 +46,7 @@ pub struct PaymentInfo {
 
 /// Ledger state and node facts, shared with the RPC server.
 pub struct Shared {
-    state: RwLock<State>,
+    state: RwLock<Arc<State>>,
     facts: RwLock<Facts>,
     /// This node.
     pub me: NodeId,
@@ -71,7 +71,7 @@ impl Shared {
     pub(super) fn new(state: State, me: NodeId, validator: bool, events: mpsc::Sender<CoreEvent>) -> Self {
         let (blocks, _) = broadcast::channel(256);
         let (facts, stop) = (RwLock::default(), Notify::new());
-        Self { state: RwLock::new(state), facts, me, validator, blocks, events, stop }
+        Self { state: RwLock::new(Arc::new(state)), facts, me, validator, blocks, events, stop }
     }
 
     /// A state without a node behind it: all of it can be read, and nothing is passed on. For tests of the RPC server.
@@ -79,14 +79,16 @@ impl Shared {
         Self::new(state, me, false, mpsc::channel(1).0)
     }
 
-    /// The state after the last block.
-    pub fn state(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    /// The state after the last block. Whoever reads long reads the state of that moment, and keeps no block waiting.
+    pub fn state(&self) -> Arc<State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Puts the state after another block in place; for [`Shared::blocks`] to be told then.
     pub fn replace(&self, state: State) {
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        let state = Arc::new(state);
+        // what is left of the old one goes when the lock is free
+        let _old = std::mem::replace(&mut *self.state.write().unwrap_or_else(PoisonError::into_inner), state);
     }
 
     fn facts(&self) -> RwLockReadGuard<'_, Facts> {

@@ -3,7 +3,7 @@
 //! `oda rpc-doc > docs/rpc.md` writes the file; a test fails as long as it is another.
 
 use super::errors::ERRORS;
-use super::schema::{Auth, COMMON_ERRORS, Field, Kind, METHODS, Method, SHAPES};
+use super::schema::{COMMON_ERRORS, Field, Kind, METHODS, Method, SHAPES};
 use super::{COOKIE_FILE, Limits, MAX_PAGE, MAX_PAGE_BYTES, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -84,10 +84,7 @@ fn openrpc_method(m: &Method) -> Value {
 }
 
 fn auth(m: &Method) -> &'static str {
-    match m.auth {
-        Auth::Open => "open",
-        Auth::Write => "write",
-    }
+    m.auth.name()
 }
 
 /// The OpenRPC document (<https://spec.open-rpc.org>, 1.3.2).
@@ -167,6 +164,10 @@ pub fn markdown() -> String {
          - `write`: acts for the node's owner, and needs the content of `{COOKIE_FILE}` in the data directory as HTTP basic \
          authentication. The file is new at each start, readable by its owner only, and removed at the end. On a WebSocket \
          it is shown in the handshake.\n\n\
+         Whoever should do a part of that gets a token: `oda token make --method NAME` or `--class write`, sent as \
+         `Authorization: Bearer TOKEN` wherever the cookie is. It opens what all of its caveats allow (`allow`: methods and \
+         classes; `valid_until`: seconds since 1970), anyone who holds it can narrow it further offline (`oda token \
+         narrow`), and `oda token revoke-all` ends all of them. What is `open` needs none.\n\n\
          The `Host` of a request must be `localhost`, an IP address, or a name in `[rpc] hosts = [\"name\"]`, else it is \
          refused with 403: a web page that points its own name at this machine gets nothing (DNS rebinding). A request \
          with an `Origin`, as browsers send it, must come from the node's own address or from a host in that list. No \
@@ -233,6 +234,7 @@ pub fn markdown() -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::schema::Auth;
     use super::*;
 
     #[test]

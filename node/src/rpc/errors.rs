@@ -14,7 +14,7 @@ pub const DAMAGED: i32 = -32003;
 pub const REFUSED: i32 = -32004;
 /// The block's transactions were pruned on this node.
 pub const PRUNED: i32 = -32005;
-/// The method acts for the node's owner, and the caller has not shown the cookie.
+/// The method acts for the node's owner, and the caller has shown neither the cookie nor a token.
 pub const UNAUTHORIZED: i32 = -32020;
 /// The call took longer than it may.
 pub const TIMED_OUT: i32 = -32021;
@@ -22,6 +22,12 @@ pub const TIMED_OUT: i32 = -32021;
 pub const BUSY: i32 = -32022;
 /// A subscriber did not read.
 pub const TOO_SLOW: i32 = -32023;
+/// The token shown is not one this node takes.
+pub const BAD_TOKEN: i32 = -32024;
+/// The time of the token shown is over.
+pub const TOKEN_EXPIRED: i32 = -32025;
+/// The token shown is good for other methods.
+pub const BEYOND_TOKEN: i32 = -32026;
 /// Parameters that do not fit the method.
 pub const INVALID_PARAMS: i32 = -32602;
 
@@ -58,7 +64,7 @@ pub const ERRORS: &[ErrorDoc] = &[
     row(-32008, "oversized response", "the answer would be too long", "ask for a smaller page"),
     row(-32010, "oversized batch", "too many calls in a batch", "see limits"),
     row(-32011, "oversized batch response", "the answers of a batch are too long", "send smaller batches"),
-    row(UNAUTHORIZED, "unauthorized", "the method acts for the node's owner", "send the cookie, see access"),
+    row(UNAUTHORIZED, "unauthorized", "the method acts for the node's owner", "send the cookie or a token, see access"),
     row(TIMED_OUT, "timed out", "the call took longer than it may", "ask for less, or later"),
     row(BUSY, "busy", "too much is being done at once", "wait for earlier calls, then try again"),
     row(
@@ -67,6 +73,14 @@ pub const ERRORS: &[ErrorDoc] = &[
         "the last message of a subscription whose reader did not keep up",
         "subscribe again from \
          the height after the last one received",
+    ),
+    row(BAD_TOKEN, "bad token", "the token is withdrawn, changed, unreadable or another node's", "as the message says"),
+    row(TOKEN_EXPIRED, "token expired", "the time of the token is over", "ask for a new token"),
+    row(
+        BEYOND_TOKEN,
+        "beyond the token",
+        "the token is good for other methods",
+        "ask for a token that allows this one",
     ),
 ];
 

@@ -3,21 +3,48 @@
 use super::errors::{BUSY, TIMED_OUT, UNAUTHORIZED, UNAVAILABLE, error};
 use super::metrics::Metrics;
 use super::schema::{self, Auth, Kind};
+use super::tokens::{Doorkeeper, KEPT_BYTES};
 use super::{Limits, MAX_RESPONSE_BYTES};
+use crate::clock::now_ms;
 use jsonrpsee::core::middleware::{Batch, BatchEntry, Notification, Request, RpcServiceT};
 use jsonrpsee::server::{BatchResponseBuilder, MethodResponse};
+use jsonrpsee::types::ErrorObjectOwned;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Semaphore;
 
 /// What the HTTP layer found out about a caller.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Caller {
-    /// It has shown the cookie.
-    pub(super) owner: bool,
+    /// What it says it may.
+    pub(super) shown: Shown,
     /// It can be sent more than one answer.
     pub(super) websocket: bool,
+}
+
+/// What a caller has shown of itself.
+#[derive(Clone, Default)]
+pub(super) enum Shown {
+    /// Nothing that opens anything.
+    #[default]
+    Nothing,
+    /// The cookie.
+    Cookie,
+    /// A token: judged at each call, for its time may end while a connection lasts.
+    Token(Arc<str>),
+}
+
+impl Shown {
+    /// What an `Authorization` header that is not the cookie shows (RFC 6750, 2.1).
+    pub(super) fn token(header: &[u8]) -> Self {
+        let (scheme, rest) = header.split_at(header.len().min("Bearer ".len()));
+        if !scheme.eq_ignore_ascii_case(b"Bearer ") {
+            return Self::Nothing;
+        }
+        let kept = rest.get(..KEPT_BYTES).unwrap_or(rest);
+        Self::Token(String::from_utf8_lossy(kept).trim().into())
+    }
 }
 
 /// Makes a [`Guarded`] for each connection.
@@ -25,6 +52,25 @@ pub(super) struct Caller {
 pub(super) struct Guard {
     pub(super) metrics: Arc<Metrics>,
     pub(super) limits: Limits,
+    pub(super) doorkeeper: Doorkeeper,
+}
+
+impl Guard {
+    /// Whether what was shown opens a method.
+    fn admit(&self, method: &schema::Method, shown: &Shown) -> Result<(), ErrorObjectOwned> {
+        match (method.auth, shown) {
+            (Auth::Open, _) | (Auth::Write, Shown::Cookie) => Ok(()),
+            (Auth::Write, Shown::Token(text)) => {
+                let judged = self.doorkeeper.judge(text, method, now_ms());
+                judged.map_err(|refused| error(refused.code(), refused.to_string()))
+            }
+            (Auth::Write, Shown::Nothing) => {
+                let why = "this acts for the node's owner: send the content of the cookie file as HTTP basic \
+                           authentication, or a token that allows it (`oda token make`) as `Authorization: Bearer`";
+                Err(error(UNAUTHORIZED, why))
+            }
+        }
+    }
 }
 
 impl<S> tower::Layer<S> for Guard {
@@ -49,13 +95,11 @@ where
     S: RpcServiceT<MethodResponse = MethodResponse> + Clone + Send + Sync + 'static,
 {
     async fn answer(&self, request: Request<'_>, method: Option<&schema::Method>) -> MethodResponse {
-        let caller = request.extensions().get::<Caller>().copied().unwrap_or_default();
+        let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
         let id = request.id().into_owned();
         let Some(method) = method else { return self.inner.call(request).await };
-        if method.auth == Auth::Write && !caller.owner {
-            let why =
-                "this acts for the node's owner: send the content of the cookie file as HTTP basic authentication";
-            return MethodResponse::error(id, error(UNAUTHORIZED, why));
+        if let Err(refused) = self.guard.admit(method, &caller.shown) {
+            return MethodResponse::error(id, refused);
         }
         if method.kind != Kind::Call && !caller.websocket {
             return MethodResponse::error(id, error(UNAVAILABLE, "subscriptions need a WebSocket connection"));

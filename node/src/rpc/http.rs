@@ -6,7 +6,7 @@
 
 use super::cookie::Cookie;
 use super::errors::BUSY;
-use super::guard::Caller;
+use super::guard::{Caller, Shown};
 use super::health::Health;
 use super::metrics::Metrics;
 use super::{Limits, MAX_REQUEST_BYTES, doc};
@@ -88,10 +88,13 @@ impl Gate {
             self.metrics.refused(reason);
             return Err(text(http::StatusCode::FORBIDDEN, why));
         }
-        let shown = request.headers().get(http::header::AUTHORIZATION);
-        let owner = shown.is_some_and(|v| self.cookie.opens(v.as_bytes()));
+        let shown = match request.headers().get(http::header::AUTHORIZATION).map(|v| v.as_bytes()) {
+            None => Shown::Nothing,
+            Some(header) if self.cookie.opens(header) => Shown::Cookie,
+            Some(header) => Shown::token(header),
+        };
         let websocket = ws::is_upgrade_request(&request);
-        request.extensions_mut().insert(Caller { owner, websocket });
+        request.extensions_mut().insert(Caller { shown, websocket });
         if websocket {
             return Ok(request);
         }

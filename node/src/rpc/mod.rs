@@ -19,12 +19,15 @@ mod records;
 pub mod schema;
 mod shapes;
 mod subscribe;
+mod token_key;
+pub mod tokens;
 mod types;
 
 pub use api::{ApiClient, ApiServer};
 pub use cookie::{COOKIE_FILE, read_authorization};
 pub use page::{MAX_PAGE, MAX_PAGE_BYTES};
 pub use subscribe::Ended;
+pub use token_key::{TOKEN_KEY_FILE, TokenKeyFile};
 pub use types::*;
 
 use crate::full::Shared;
@@ -43,6 +46,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokens::Doorkeeper;
 use tokio::sync::Semaphore;
 
 /// Largest request: the largest transaction in hex, and room for the call around it.
@@ -149,7 +153,8 @@ pub async fn serve(
     let metrics = Arc::new(Metrics::new(shared.clone()));
     let replays = Arc::new(Semaphore::new(1));
     let api = ApiImpl { shared: shared.clone(), blocks, slow_consumer: limits.slow_consumer, replays };
-    let guard = Guard { metrics: metrics.clone(), limits };
+    let doorkeeper = Doorkeeper(TokenKeyFile::of(datadir));
+    let guard = Guard { metrics: metrics.clone(), limits, doorkeeper };
     let listen = config.listen;
     let builder = Server::builder().set_config(server_config).set_rpc_middleware(RpcServiceBuilder::new().layer(guard));
     let cookie = Cookie::create(&datadir.join(COOKIE_FILE))?;

@@ -5,7 +5,8 @@
 //! `[]` behind it a list, with `?` one that may be absent or null.
 
 use super::errors::{
-    BUSY, DAMAGED, INVALID_PARAMS, NOT_FOUND, REFUSED, TIMED_OUT, TOO_SLOW, UNAUTHORIZED, UNAVAILABLE,
+    BAD_TOKEN, BEYOND_TOKEN, BUSY, DAMAGED, INVALID_PARAMS, NOT_FOUND, REFUSED, TIMED_OUT, TOKEN_EXPIRED, TOO_SLOW,
+    UNAUTHORIZED, UNAVAILABLE,
 };
 use std::time::Duration;
 
@@ -16,8 +17,18 @@ pub use super::shapes::SHAPES;
 pub enum Auth {
     /// Whoever reaches the port.
     Open,
-    /// Whoever shows the cookie: the method acts for the node's owner.
+    /// Whoever shows the cookie, or a token that allows it: the method acts for the node's owner.
     Write,
+}
+
+impl Auth {
+    /// Its name in the reference and in tokens.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Write => "write",
+        }
+    }
 }
 
 /// What kind of method it is.
@@ -248,14 +259,14 @@ pub const METHODS: &[Method] = &[
         "Stops the node as SIGTERM does: calls under way are answered, then the ledger is closed.",
         &[],
         "bool",
-        &[UNAUTHORIZED],
+        &[UNAUTHORIZED, BAD_TOKEN, TOKEN_EXPIRED, BEYOND_TOKEN],
     )),
     owner(call(
         "oda_ban",
         "Closes the connection to a peer and takes none from it for a while; 0 seconds end an earlier ban.",
         &[("node", "hash", "peer"), ("seconds", "u64", "how long, at most a year")],
         "bool",
-        &[UNAUTHORIZED, UNAVAILABLE],
+        &[UNAUTHORIZED, BAD_TOKEN, TOKEN_EXPIRED, BEYOND_TOKEN, UNAVAILABLE],
     )),
     kind(
         call(

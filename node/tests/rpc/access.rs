@@ -64,13 +64,18 @@ async fn what_acts_for_the_owner_needs_the_cookie_and_nothing_else_does() {
     }
     let cookie = stand.authorization();
     let shorter = &cookie[..cookie.len() - 4];
-    let wrong = ["", "Basic", "Bearer x", shorter, &cookie.to_lowercase(), &cookie.replace("Basic", "Bearer")];
+    let wrong = ["", "Basic", "Bearer", "Bearerx", shorter, &cookie.to_lowercase()];
+    let no_token = ["Bearer x", &cookie.replace("Basic", "Bearer")];
     for m in &write {
         let call = request(m.name, json!({}));
         assert_eq!(answer(stand.post(&call, &[]).await), Err(-32020), "{}", m.name);
         for wrong in wrong {
             let refused = stand.post(&call, &[("authorization", wrong)]).await;
             assert_eq!(answer(refused), Err(-32020), "{}: {wrong}", m.name);
+        }
+        for wrong in no_token {
+            let refused = stand.post(&call, &[("authorization", wrong)]).await;
+            assert_eq!(answer(refused), Err(-32024), "{}: {wrong}", m.name);
         }
         let batch = stand.post(&json!([call, request("oda_status", json!([]))]), &[]).await;
         assert_eq!((answer(batch[0].clone()), batch[1].get("error")), (Err(-32020), None), "{} in a batch", m.name);

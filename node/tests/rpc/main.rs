@@ -22,6 +22,7 @@ mod limits;
 mod operations;
 mod process;
 mod subscriptions;
+mod tokens;
 #[allow(dead_code)] // shared with the tests of the state machine
 #[path = "../../../consensus/tests/world/mod.rs"]
 mod world;
