@@ -2,14 +2,18 @@
 
 use super::History;
 use super::pruned::{proofs, reader};
+use oda_consensus::codec;
+use oda_consensus::wire::{Request, Response};
 use oda_node::config::Config;
 use oda_node::full::FullNode;
 use oda_node::full::pruning::prune;
 use oda_node::identity::Identity;
 use oda_node::ledger::{LedgerReader as _, verify};
+use oda_node::net::{Net, NetConfig, Role, node_id, parse_peers};
 use oda_storage::RocksLedger;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
 
 /// For machines that stand still.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -32,6 +36,19 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
         assert!(begun.elapsed() < PATIENCE, "{what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// One question to a node, as a stranger asks it.
+async fn ask(history: &History, peer: &str, request: Request) -> Response {
+    let peers = parse_peers(&[peer.to_owned()]).unwrap();
+    let node = node_id(&peers[0].0).unwrap();
+    let key = Zeroizing::new([9; 32]);
+    let config = NetConfig { key, chain: history.chain(), role: Role::Lite, peers, ..NetConfig::default() };
+    let (net, _events) = Net::start(config).await.unwrap();
+    until("the stranger is connected", || net.connected().contains(&node)).await;
+    let answer = net.request(node, codec::encode(&request)).await.unwrap();
+    net.shutdown().await;
+    codec::decode(&answer).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)] // L4, D3: from the offer to the tip, over the network
@@ -73,11 +90,15 @@ async fn a_node_that_replays_passes_over_pruned_peers() {
     prune(&mut RocksLedger::open(&dirs[0].path().join("ledger"), history.chain()).unwrap(), 9, 99).unwrap();
     let pruned = FullNode::start(&pruned_config, dirs[0].path(), false).await.unwrap();
     // only the pruned one at first: the node goes nowhere, and neither is sent away
-    let (config, _) = datadir(&history, dirs[2].path(), &[pruned_at, whole_at], "");
+    let (config, _) = datadir(&history, dirs[2].path(), &[pruned_at.clone(), whole_at], "");
     let new = FullNode::start(&config, dirs[2].path(), false).await.unwrap();
     until("it is connected", || new.shared.peers().iter().any(|p| p.connected)).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(new.shared.state().tip().height, 0, "nobody has block 1");
+    let from = |from| Request::Blocks { from, max: 2 };
+    let refused = ask(&history, &pruned_at, from(9)).await;
+    assert!(matches!(&refused, Response::Refused(why) if why.contains("below 10 are not kept")), "{refused:?}");
+    let Response::Blocks(blocks) = ask(&history, &pruned_at, from(10)).await else { panic!("block 10 is there") };
+    assert_eq!(blocks, history.decided[9..11]);
     let whole = FullNode::start(&whole_config, dirs[1].path(), false).await.unwrap();
     until("the new node has the tip", || new.shared.state().tip() == history.world.state.tip()).await;
     assert_eq!(new.reader().bodies_from().unwrap(), 0);

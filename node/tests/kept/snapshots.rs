@@ -5,8 +5,9 @@ use super::{History, entries};
 use oda_consensus::codec;
 use oda_consensus::genesis::Genesis;
 use oda_consensus::ids::{BlobRef, Digest, NodeId};
+use oda_consensus::records::RecordLog;
 use oda_consensus::snapshot::{Carried, SnapshotOffer, SnapshotRecord};
-use oda_consensus::state::{CheckpointState, State};
+use oda_consensus::state::{CheckpointState, Entry, State};
 use oda_consensus::tx::Header;
 use oda_consensus::wire::{Request, Response};
 use oda_node::full::StoreReader;
@@ -90,6 +91,28 @@ fn a_ledger_that_began_with_a_snapshot_is_the_networks_ledger() {
     let error = extend(&begun, old, height).unwrap_err().to_string();
     assert!(error.contains("began with a snapshot") && error.contains("another full node"), "{error}");
     extend(&whole, old, height).unwrap();
+}
+
+#[test] // L4, C2: a ledger whose parts all agree is nothing while nobody attested it
+fn a_made_up_ledger_is_not_verified() {
+    let scene = Scene::new();
+    let mut records: Vec<SnapshotRecord> = scene.records().map(Result::unwrap).collect();
+    let known = records.iter().rfind(|r| r.key[0] == b'v').unwrap();
+    let Carried::Whole(value) = &known.value else { panic!("the newest of its entry") };
+    let Entry::Validator(mut validator) = Entry::decode(&known.key, value).unwrap() else { panic!("a validator") };
+    validator.node = node(9); // a validator that nobody admitted
+    let made_up = Entry::Validator(validator);
+    let height = scene.offer.header.height;
+    records.push(SnapshotRecord { height, key: made_up.key(), value: Carried::Whole(made_up.value()) });
+    let mut log = RecordLog::default();
+    records.iter().for_each(|record| drop(log.push(&record.record())));
+    let header = Header { records: log.len(), state_root: log.root(), ..scene.offer.header };
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = RocksLedger::open(dir.path(), scene.history.chain()).unwrap();
+    install(&mut store, scene.genesis(), header, records.into_iter().map(Ok)).unwrap();
+    drop(store);
+    let error = verify(scene.genesis(), Some(height), &reader(dir.path(), &scene.history)).unwrap_err();
+    assert!(error.contains("nothing in it is attested"), "{error}");
 }
 
 #[test] // L4: whoever makes it, pruned or itself begun with one, it is the same blob
