@@ -12,6 +12,9 @@ use oda_consensus::ids::{ClaimId, EscrowId, ModelId, NodeId};
 use oda_consensus::wire::{ClaimView, DecidedBlock, MAX_BLOCKS, MAX_LINKS, ModelView, Request, Response};
 use oda_storage::LedgerStore;
 
+/// How a refusal begins by which a peer knows that this node has no such blocks; other requests are refused too.
+pub(super) const LACKS_BLOCKS: &str = "blocks below";
+
 /// Most bytes of blocks in one answer.
 const MAX_BLOCK_BYTES: usize = 4 << 20;
 
@@ -36,7 +39,7 @@ impl Core {
             Request::Status => Response::Status(self.shared.state().tip()),
             Request::Blocks { from, .. } if from < self.ledger().bodies_from() => {
                 let bodies_from = self.ledger().bodies_from();
-                Response::Refused(format!("blocks below {bodies_from} are not kept here: ask another full node"))
+                Response::Refused(format!("{LACKS_BLOCKS} {bodies_from} are not kept here: ask another full node"))
             }
             Request::Blocks { from, max } => Response::Blocks(self.blocks(from, max)?),
             Request::SubmitTx(tx) => match self.submit_signed(*tx) {

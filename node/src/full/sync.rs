@@ -4,6 +4,7 @@
 //! node: the first is sent away, the second passed over after some seconds, the third not asked again for a while.
 
 use super::Core;
+use super::requests::LACKS_BLOCKS;
 use crate::clock::now_ms;
 use crate::net::Topic;
 use anyhow::Result;
@@ -79,7 +80,9 @@ impl Core {
                 }
             }
             // a peer that pruned what we need; others may have it
-            Response::Refused(why) if self.syncing_from.is_some_and(|(from, _)| from == peer) => {
+            Response::Refused(why)
+                if why.starts_with(LACKS_BLOCKS) && self.syncing_from.is_some_and(|(from, _)| from == peer) =>
+            {
                 tracing::info!(peer = %peer.short(), why, "peer has no such blocks; asking another");
                 self.syncing_from = None;
                 self.lacking.retain(|_, since| since.elapsed() < LACKING);
