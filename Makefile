@@ -49,7 +49,7 @@ test: build
 	  $(CARGO) test --release --locked --workspace
 
 bench: build
-	@$(CARGO) bench --locked --workspace --bench consensus --bench delta --bench payments --bench ledger --bench rpc
+	@$(CARGO) bench --locked --workspace --bench consensus --bench delta --bench payments --bench ledger --bench blobs --bench rpc
 	@$(CARGO_TARGET_DIR)/release/testnet bench $(ARGS)
 	@$(CARGO_TARGET_DIR)/release/simnet beacon-bias --trials 1000
 	@echo 'Repeat: make bench   one part: cargo bench --workspace --bench consensus -- FILTER, testnet bench --only PART'

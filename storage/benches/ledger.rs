@@ -1,12 +1,14 @@
 //! The ledger store beside bare RocksDB, in one run: `cargo bench --workspace --bench ledger`; `-- --quick` for a look.
 //!
-//! Both write the same bytes in one synced batch a block and read them back by the same keys, so the ratio is what checks,
-//! checksums, index and log cost. Absolute figures are the disk's.
+//! Both write the same bytes in one synced batch a block and read them back by the same keys, with the same memory and
+//! compression, so the ratio is what checks, checksums, index and log cost. Absolute figures are the disk's.
 
 use oda_consensus::ids::{BlockHash, ChainId};
 use oda_consensus::records::{RecordLog, consistency_path, inclusion_path};
 use oda_storage::{BlockRecord, EntryChange, LedgerStore, RocksLedger};
-use rocksdb::{DB, Options, WriteBatch, WriteOptions};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, Options, WriteBatch, WriteOptions,
+};
 use std::hint::black_box;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -38,7 +40,7 @@ fn block(log: &mut RecordLog, height: u64, entries: u64, block_bytes: usize) -> 
     (BlockRecord { height, hash, prev, bytes: vec![height as u8; block_bytes], log: appended }, changes)
 }
 
-/// The same bytes, written as plainly as RocksDB lets one.
+/// The same bytes, written as plainly as RocksDB lets one, with the memory that the ledger gives it.
 struct Bare(DB);
 
 const FAMILIES: [&str; 6] = ["meta", "blocks", "hashes", "entries", "log", "history"];
@@ -48,7 +50,15 @@ impl Bare {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
-        Self(DB::open_cf(&options, dir, FAMILIES).expect("an empty directory"))
+        options.set_db_write_buffer_size(16 << 20);
+        let (cache, mut table) = (Cache::new_lru_cache(8 << 20), BlockBasedOptions::default());
+        table.set_block_cache(&cache);
+        let mut family = Options::default();
+        family.set_write_buffer_size(4 << 20);
+        family.set_compression_type(DBCompressionType::Lz4);
+        family.set_block_based_table_factory(&table);
+        let families = FAMILIES.map(|name| ColumnFamilyDescriptor::new(name, family.clone()));
+        Self(DB::open_cf_descriptors(&options, dir, families).expect("an empty directory"))
     }
 
     fn family(&self, name: &str) -> &rocksdb::ColumnFamily {
