@@ -30,6 +30,8 @@ pub struct Setup {
     pub checkpoint_blocks: u32,
     /// Blocks between rotations; 0: none.
     pub epoch_blocks: u32,
+    /// Full nodes beside them that only follow; the last of [`Cluster::nodes`].
+    pub observers: usize,
 }
 
 /// As on the command line, so that whatever is not named here has its usual value.
@@ -46,6 +48,7 @@ impl Setup {
             ("block-interval-ms", self.block_interval_ms.to_string()),
             ("checkpoint-blocks", self.checkpoint_blocks.to_string()),
             ("epoch-blocks", self.epoch_blocks.to_string()),
+            ("observers", self.observers.to_string()),
             ("sponsors", "0".into()),
             ("trainers", "0".into()),
             ("cheats", "0".into()),
@@ -116,11 +119,12 @@ impl Cluster {
         let text = std::fs::read_to_string(dir.join(GENESIS_FILE)).context("reading the genesis")?;
         let genesis: Genesis = serde_json::from_str(&text).context("the genesis is malformed")?;
         let mut nodes = Vec::new();
-        for entry in file.of(Role::Validator) {
+        for entry in file.of(Role::Validator).chain(file.of(Role::Observer)) {
             let datadir = dir.join(&entry.name);
             let log = datadir.join("log");
-            let args = ["node", "--validator", "--log", LOG, "--datadir"].map(str::to_string);
-            let args: Vec<String> = args.into_iter().chain([datadir.display().to_string()]).collect();
+            let args = ["node", "--log", LOG, "--datadir"].map(str::to_string).into_iter();
+            let role = (entry.role == Role::Validator).then(|| "--validator".to_string());
+            let args: Vec<String> = args.chain([datadir.display().to_string()]).chain(role).collect();
             let (process, _) = Process::spawn(&entry.name, oda, &args, &log, false)?;
             let address = entry.rpc.context("a validator without RPC")?;
             nodes.push(Node { rpc: Rpc::new(address)?, address, log, process: Some(process) });
@@ -172,6 +176,15 @@ impl Cluster {
         process.context("all validators are dead already")?.kill9().await
     }
 
+    /// `kill -9` for the first validator still running.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub async fn kill_first(&mut self) -> Result<()> {
+        let process = self.nodes.iter_mut().find_map(|n| n.process.take());
+        process.context("all validators are dead already")?.kill9().await
+    }
+
     /// Stops all.
     ///
     /// # Errors
@@ -192,7 +205,8 @@ mod tests {
 
     #[test]
     fn the_network_of_a_bench_is_what_was_asked_for() {
-        let setup = Setup { validators: 7, block_interval_ms: 10, checkpoint_blocks: 2, epoch_blocks: 60 };
+        let setup =
+            Setup { validators: 7, block_interval_ms: 10, checkpoint_blocks: 2, epoch_blocks: 60, observers: 0 };
         let options = setup.options(Path::new("/bin/sh")).unwrap();
         assert_eq!((options.validators, options.sponsors, options.trainers, options.cheats), (7, 0, 0, 0));
         assert_eq!((options.block_interval_ms, options.checkpoint_blocks, options.epoch_blocks), (10, 2, 60));

@@ -10,10 +10,12 @@
 //! * [`watch`] reads block times, CPU times and logs.
 //! * [`load`] offers transactions.
 //! * [`sections`] are the measurements of consensus, one table each.
+//! * [`full`] is a full node with nothing to do.
 //! * [`payments`] runs a whole network, trainers, sponsor and Lightning included.
 
 pub mod cluster;
 pub mod engine;
+pub mod full;
 pub mod load;
 pub mod payments;
 pub mod sections;
@@ -78,6 +80,7 @@ async fn all(options: &Options, me: &Path, oda: &Path) -> Result<()> {
     }
     if options.wants("idle") {
         sections::idle(options, oda).await?;
+        full::full(options, oda).await?;
     }
     if options.wants("attestation") {
         sections::attestation(options, oda).await?;

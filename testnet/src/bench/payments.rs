@@ -8,7 +8,7 @@
 
 use super::Options;
 use super::cluster::Scratch;
-use super::watch::percentile;
+use super::watch::{memory_mib, percentile};
 use crate::chain::ChainKind;
 use crate::config::Role;
 use crate::genesis;
@@ -67,14 +67,6 @@ fn model(dir: &Path) -> Result<PathBuf> {
     std::fs::write(&path, text.replace(&rate, &format!("outer_lr_milli = {OUTER_LR_MILLI}")))
         .context("writing the model file")?;
     Ok(path)
-}
-
-/// Resident memory of a process, MiB.
-fn memory_mib(pid: u32) -> Result<f64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).context("reading a process's memory")?;
-    let line = text.lines().find(|l| l.starts_with("VmRSS:")).context("no VmRSS")?;
-    let kib: f64 = line.split_whitespace().nth(1).context("no figure")?.parse().context("VmRSS")?;
-    Ok(kib / 1024.0)
 }
 
 /// A network that pays.
@@ -238,11 +230,5 @@ mod tests {
         );
         assert_eq!(ends(&log, "verdict paid"), BTreeMap::from([(id, End { time_ms: 1234.0, ms: 56.0 })]));
         assert_eq!(ends(&log, "verdict refunded")[&id].ms, 122.0);
-    }
-
-    #[test]
-    fn memory_of_this_process_is_known() {
-        assert!(memory_mib(std::process::id()).unwrap() > 1.0);
-        assert!(memory_mib(u32::MAX).is_err());
     }
 }

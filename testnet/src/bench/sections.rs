@@ -25,7 +25,7 @@ const DRAIN: Duration = Duration::from_secs(3);
 const ROTATION_TIMEOUT: Duration = Duration::from_secs(120);
 
 fn setup(validators: usize, block_interval_ms: u32) -> Setup {
-    Setup { validators, block_interval_ms, checkpoint_blocks: 0, epoch_blocks: 0 }
+    Setup { validators, block_interval_ms, checkpoint_blocks: 0, epoch_blocks: 0, observers: 0 }
 }
 
 /// Block intervals at idle and under load, and the engine's part in them.

@@ -38,6 +38,17 @@ pub fn cpu_ms(pid: u32) -> Result<f64> {
     Ok(ticks * TICK_MS)
 }
 
+/// Resident memory of a process, MiB.
+///
+/// # Errors
+/// If there is no such process.
+pub fn memory_mib(pid: u32) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).context("reading a process's memory")?;
+    let line = text.lines().find(|l| l.starts_with("VmRSS:")).context("no VmRSS")?;
+    let kib: f64 = line.split_whitespace().nth(1).context("no figure")?.parse().context("VmRSS")?;
+    Ok(kib / 1024.0)
+}
+
 /// Mean CPU time of the running validators, ms.
 ///
 /// # Errors
@@ -174,5 +185,7 @@ mod tests {
             sum = std::hint::black_box(sum.wrapping_add(1));
         }
         assert!(cpu_ms(u32::MAX).is_err());
+        assert!(memory_mib(std::process::id()).unwrap() > 1.0);
+        assert!(memory_mib(u32::MAX).is_err());
     }
 }
