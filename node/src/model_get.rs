@@ -16,11 +16,9 @@ use oda_consensus::engine::trainer::verify_model;
 use oda_consensus::epoch::EpochChain;
 use oda_consensus::ids::ModelId;
 use oda_consensus::wire::{Request, Response};
-use oda_storage::Blobs;
 use std::path::{Path, PathBuf};
 use tokio::sync::watch;
 use tokio::time::Duration;
-use zeroize::Zeroizing;
 
 /// How long the weights may take to arrive.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(600);
@@ -59,8 +57,7 @@ async fn get(args: &GetArgs, dir: &Path, json: bool) -> Result<()> {
     let genesis = read_genesis(&args.genesis)?;
     let mut epochs = EpochChain::new(&genesis)?;
     let mut asker = Asker::start(genesis.chain(), &args.peers).await?;
-    let key = Zeroizing::new(asker.secret());
-    let blobs = Blobs::open(&dir.join("blobs"), &key, ([127, 0, 0, 1], 0).into()).await?;
+    let blobs = asker.open_blobs(dir).await?;
     let peer = asker.connect().await?;
     follow_epochs(&asker, peer, &mut epochs).await?;
     let Response::Model(Some(view)) = asker.ask(peer, Request::Model(args.id)).await? else {
@@ -81,7 +78,8 @@ async fn get(args: &GetArgs, dir: &Path, json: bool) -> Result<()> {
     asker.stop().await;
     let _ = blobs.shutdown().await;
     ensure!(weights.len() as u64 == verified.head.len, "the weights have another size than the ledger says");
-    let part = args.output.with_extension("part");
+    let mut part = args.output.clone().into_os_string();
+    part.push(".part");
     let written = std::fs::write(&part, &weights).and_then(|()| std::fs::rename(&part, &args.output));
     written.with_context(|| format!("{}: give a place that can be written with -o", args.output.display()))?;
 

@@ -27,7 +27,8 @@ use oda_consensus::sealed::GuardKey;
 use oda_consensus::wire::{ClaimView, Request, Response};
 use oda_storage::Blobs;
 use rand_core::RngCore as _;
-use std::path::PathBuf;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, timeout};
@@ -55,6 +56,7 @@ pub struct VerifyArgs {
 /// Asks full nodes under a name made up for this one look.
 pub(crate) struct Asker {
     secret: [u8; 32],
+    ip: IpAddr,
     net: Net,
     events: mpsc::Receiver<NetEvent>,
 }
@@ -73,12 +75,14 @@ impl Asker {
             ..NetConfig::default()
         })
         .await?;
-        Ok(Self { secret, net, events })
+        Ok(Self { secret, ip: crate::net::address::own_ip(peers), net, events })
     }
 
-    /// The secret of that name.
-    pub(crate) fn secret(&self) -> [u8; 32] {
-        self.secret
+    /// A store for what is to be fetched, that reaches whom the peers reach: bound to loopback it would find this
+    /// machine's nodes only.
+    pub(crate) async fn open_blobs(&self, dir: &Path) -> Result<Blobs> {
+        let key = Zeroizing::new(self.secret);
+        Ok(Blobs::open(&dir.join("blobs"), &key, SocketAddr::new(self.ip, 0)).await?)
     }
 
     /// Leaves the network.
@@ -132,13 +136,12 @@ pub async fn run(args: VerifyArgs, json: bool, mut stop: watch::Receiver<bool>) 
     result
 }
 
-async fn replay(args: &VerifyArgs, dir: &std::path::Path, json: bool) -> Result<()> {
+async fn replay(args: &VerifyArgs, dir: &Path, json: bool) -> Result<()> {
     let genesis = read_genesis(&args.genesis)?;
     let chain = genesis.chain();
     let mut epochs = EpochChain::new(&genesis)?;
     let mut asker = Asker::start(chain, &args.peers).await?;
-    let key = Zeroizing::new(asker.secret());
-    let blobs = Arc::new(Blobs::open(&dir.join("blobs"), &key, ([127, 0, 0, 1], 0).into()).await?);
+    let blobs = Arc::new(asker.open_blobs(dir).await?);
     let peer = asker.connect().await?;
     follow_epochs(&asker, peer, &mut epochs).await?;
 

@@ -9,7 +9,7 @@ use crate::identity::{Identity, keys_dir, write_secret};
 use anyhow::{Context, Result, bail, ensure};
 use oda_consensus::genesis::Genesis;
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -139,7 +139,7 @@ pub fn prepare(datadir: &Path, named: Option<&Path>) -> Result<Option<Made>> {
 
 /// The configuration of a new lite node; what is not in it is default, and may be added by hand.
 fn configuration(join: &Join) -> Result<toml::Table> {
-    let ip = own_ip(&join.peers);
+    let ip = crate::net::address::own_ip(&join.peers);
     let mut lightning = toml::Table::new();
     lightning.insert("listen".into(), free_port(ip)?.to_string().into());
     lightning.insert("trusted".into(), join.lightning.trusted.clone().into());
@@ -161,21 +161,6 @@ fn configuration(join: &Join) -> Result<toml::Table> {
     all.insert("blobs".into(), blobs.into());
     all.insert("lightning".into(), lightning.into());
     Ok(all)
-}
-
-/// The address of this machine that its peers see: the one the system would send from. Connecting a UDP socket sends
-/// nothing.
-fn own_ip(peers: &[String]) -> IpAddr {
-    let from = |peer: &String| {
-        let mut parts = peer.split('/').skip(1);
-        let (kind, host) = (parts.next()?, parts.next()?);
-        let to: IpAddr = host.parse().ok().filter(|_| matches!(kind, "ip4" | "ip6"))?;
-        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { "::".parse().ok()? };
-        let socket = UdpSocket::bind((any, 0)).ok()?;
-        socket.connect((to, 9)).ok()?;
-        Some(socket.local_addr().ok()?.ip())
-    };
-    peers.iter().find_map(from).unwrap_or(Ipv4Addr::LOCALHOST.into())
 }
 
 /// A free TCP port below those the system hands out.

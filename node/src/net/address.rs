@@ -1,11 +1,11 @@
-//! Which addresses of others may be dialled (N1, attack 17).
+//! Which addresses of others may be dialled (N1, attack 17), and from which of its own a node does.
 //!
 //! Addresses of peers come from peers. Dialled as they come, they would make a node knock at services of its own
 //! machine and network for a stranger, or spend all its connections on the addresses of one attacker.
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 /// Most addresses of one peer.
 pub const MAX_ADDRESSES: usize = 8;
@@ -136,6 +136,21 @@ impl Scopes {
         }
         fit
     }
+}
+
+/// The address of this machine that its peers see: the one the system would send from. Connecting a UDP socket sends
+/// nothing.
+pub(crate) fn own_ip(peers: &[String]) -> IpAddr {
+    let from = |peer: &String| {
+        let mut parts = peer.split('/').skip(1);
+        let (kind, host) = (parts.next()?, parts.next()?);
+        let to: IpAddr = host.parse().ok().filter(|_| matches!(kind, "ip4" | "ip6"))?;
+        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { "::".parse().ok()? };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect((to, 9)).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    peers.iter().find_map(from).unwrap_or(Ipv4Addr::LOCALHOST.into())
 }
 
 #[cfg(test)]
