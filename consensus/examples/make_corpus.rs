@@ -10,12 +10,13 @@ mod world;
 
 use oda_consensus::bft::*;
 use oda_consensus::codec::{self, Record};
+use oda_consensus::custody;
 use oda_consensus::fuzzing::{CHAIN, join, targets, validator, validators};
-use oda_consensus::ids::{BlockHash, EscrowId, ModelId};
+use oda_consensus::ids::{Beacon, BlockHash, EscrowId, ModelId};
 use oda_consensus::keys::NodeKey;
 use oda_consensus::outcome::Statement;
 use oda_consensus::snapshot::SnapshotOffer;
-use oda_consensus::state::Entry;
+use oda_consensus::state::{ChallengeState, Entry, StorageRecord};
 use oda_consensus::tx::Block;
 use oda_consensus::wire::*;
 use std::collections::BTreeMap;
@@ -67,6 +68,7 @@ fn ledger(corpus: &mut Corpus, world: &World, txs: &[oda_consensus::tx::SignedTx
     }
     let settle = world.settle(1, vec![oda_consensus::ids::Preimage([9; 32])]);
     put(corpus, "signed_tx", "settle", &settle);
+    put(corpus, "signed_tx", "storage-proof", &world.storage_proof());
     put(corpus, "manifest", "sealed_guard", &world::sealed_manifest());
     for block in &world.blocks {
         let kinds: Vec<&str> = block.txs.iter().map(|t| t.kind()).collect();
@@ -82,7 +84,12 @@ fn ledger(corpus: &mut Corpus, world: &World, txs: &[oda_consensus::tx::SignedTx
     }
     put(corpus, "record_proof", "extension", &world.extension(middle, last));
     put(corpus, "record_proof", "log", world.state.log());
-    for entry in &world.entries {
+    let nodes: Vec<_> = (0..4).map(|i| validator(i).id()).collect();
+    let blobs = world::manifest("corpus").blobs().into_iter().collect();
+    let asked = custody::draw(Beacon([5; 32]), &blobs, &nodes);
+    let storage = StorageRecord { node: nodes[0], kept: 3, missed: 1, last_kept: Some(4) };
+    let kept = [Entry::Challenge(Box::new(ChallengeState { epoch: 1, asked })), Entry::Storage(storage)];
+    for entry in world.entries.iter().chain(&kept) {
         let name = match entry {
             Entry::Tip(_) => "tip",
             Entry::Log(_) => "log",
@@ -98,6 +105,8 @@ fn ledger(corpus: &mut Corpus, world: &World, txs: &[oda_consensus::tx::SignedTx
             Entry::Validator(_) => "validator",
             Entry::Score(_) => "score",
             Entry::Checkpoint(_) => "checkpoint",
+            Entry::Challenge(_) => "challenge",
+            Entry::Storage(_) => "storage",
         };
         corpus.insert(("entry", name.into()), join(&[entry.key(), entry.value()]));
     }

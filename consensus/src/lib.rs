@@ -22,6 +22,7 @@ pub mod architecture;
 pub mod beacon;
 pub mod bft;
 pub mod codec;
+pub mod custody;
 pub mod decoy;
 pub mod delta;
 pub mod engine;

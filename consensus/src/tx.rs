@@ -68,6 +68,8 @@ pub enum Tx {
     Unseal(Unseal),
     /// P8: who added a model says for whom, besides those paid before, half of its rounds' places are kept.
     Invite(Invite),
+    /// D2: a validator shows that it keeps a blob it was asked for.
+    StorageProof(StorageProof),
 }
 
 /// The key of a model's sealed guards (S3), see [`crate::sealed`].
@@ -175,6 +177,15 @@ pub struct Invite {
     pub turn: u32,
     /// All of them, ascending; those of an earlier list that are not in this one are no guests any more.
     pub guests: Vec<NodeId>,
+}
+
+/// The answer to a storage challenge (D2), see [`crate::custody`].
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct StorageProof {
+    /// Epoch whose draw asks.
+    pub epoch: u64,
+    /// The chunk with the hashes that lead to the blob's, at most [`crate::custody::MAX_SLICE_BYTES`].
+    pub slice: Vec<u8>,
 }
 
 /// A trainer's commitment (R1), bound to trainer (the signer), head and round.
@@ -315,6 +326,7 @@ impl SignedTx {
             Tx::Unseal(Unseal::Committee { .. }) => "unseal",
             Tx::Unseal(Unseal::Public { .. }) => "unseal-public",
             Tx::Invite(..) => "invite",
+            Tx::StorageProof(..) => "storage-proof",
         }
     }
 

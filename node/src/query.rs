@@ -209,13 +209,31 @@ pub async fn federation(url: &str, json: bool) -> Result<()> {
                     r["decoys_passed"].as_u64().unwrap_or(0) + r["decoys_failed"].as_u64().unwrap_or(0)
                 ),
                 count("dkg_missed"),
+                kept(&v["storage"]),
             ]
         })
         .collect();
-    let header =
-        ["VALIDATOR", "SEAT", "STATUS", "ROUNDS", "AGREED", "LATE", "WITHHELD", "FALSE", "DECOYS", "DKG MISSED"];
+    let header = [
+        "VALIDATOR",
+        "SEAT",
+        "STATUS",
+        "ROUNDS",
+        "AGREED",
+        "LATE",
+        "WITHHELD",
+        "FALSE",
+        "DECOYS",
+        "DKG MISSED",
+        "BLOBS",
+    ];
     table(&header, &rows);
     Ok(())
+}
+
+/// Storage challenges answered, of all.
+fn kept(v: &Value) -> String {
+    let count = |key: &str| v[key].as_u64().unwrap_or(0);
+    if v.is_null() { "-".into() } else { format!("{}/{}", count("kept"), count("kept") + count("missed")) }
 }
 
 fn text(v: &Value) -> String {

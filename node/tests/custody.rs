@@ -4,9 +4,10 @@
 #[path = "../../consensus/tests/world/mod.rs"]
 mod world;
 
+use oda_consensus::custody::keepers;
 use oda_consensus::ids::{BlobHash, BlobRef, ClaimId, ModelId, NodeId};
 use oda_consensus::state::{Entry, Head, State, Tip};
-use oda_node::custody::{Bounds, Census, Keeper, Kind, Live, Pace, Peers, Report, keepers};
+use oda_node::custody::{Bounds, Census, Keeper, Kind, Live, Pace, Peers, Report};
 use oda_storage::{BlobLimits, Blobs};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -182,7 +183,11 @@ async fn half_of_the_nodes_leave_at_once() {
         blobs.push(blob);
         live.push(Live { blob, kind: if n < 3 { Kind::Head } else { Kind::Data } });
     }
-    let census = Arc::new(Census { live: live.into_iter().map(|l| (l.blob.hash, l)).collect(), past: vec![] });
+    let census = Arc::new(Census {
+        live: live.into_iter().map(|l| (l.blob.hash, l)).collect(),
+        past: vec![],
+        validators: BTreeSet::new(),
+    });
     settle(&mut nodes, &census, &blobs, REPLICAS).await;
 
     // the half that hurts most without taking the last copy of anything; the maker is always in it

@@ -3,6 +3,7 @@
 //! A transaction never changes state in place: it yields the entries it replaces, so that one
 //! list serves the in-memory state, the state root and the store's atomic batch (D3).
 
+use super::challenge::{ChallengeState, StorageRecord};
 use super::federation_entry::{
     CheckpointState, Dealing, DkgState, EpochState, FederationState, ScoreState, ValidatorState,
 };
@@ -277,6 +278,8 @@ pub enum Entry {
     Validator(Box<ValidatorState>),
     Score(Box<ScoreState>),
     Checkpoint(Box<CheckpointState>),
+    Challenge(Box<ChallengeState>),
+    Storage(StorageRecord),
 }
 
 /// Largest value of an entry, bytes: that of the largest kind.
@@ -315,6 +318,8 @@ impl Entry {
             Entry::Validator(v) => [b"v".as_slice(), &v.node.0].concat(),
             Entry::Score(s) => [b"s".as_slice(), &s.model.0, &s.round.to_be_bytes(), &s.member.0].concat(),
             Entry::Checkpoint(c) => [b"k".as_slice(), &c.checkpoint.height.to_be_bytes()].concat(),
+            Entry::Challenge(_) => vec![b'h'],
+            Entry::Storage(s) => [b"y".as_slice(), &s.node.0].concat(),
         }
     }
 
@@ -335,6 +340,8 @@ impl Entry {
             Entry::Validator(v) => codec::encode(v.as_ref()),
             Entry::Score(v) => codec::encode(v.as_ref()),
             Entry::Checkpoint(v) => codec::encode(v.as_ref()),
+            Entry::Challenge(v) => codec::encode(v.as_ref()),
+            Entry::Storage(v) => codec::encode(v),
         }
     }
 
@@ -359,6 +366,8 @@ impl Entry {
             Some(b'v') => codec::decode(value).map(|v| Entry::Validator(Box::new(v))),
             Some(b's') => codec::decode(value).map(|v| Entry::Score(Box::new(v))),
             Some(b'k') => codec::decode(value).map(|v| Entry::Checkpoint(Box::new(v))),
+            Some(b'h') => codec::decode(value).map(|v| Entry::Challenge(Box::new(v))),
+            Some(b'y') => codec::decode(value).map(Entry::Storage),
             _ => return Err(fail("unknown kind".into())),
         }
         .map_err(|e| fail(e.to_string()))?;

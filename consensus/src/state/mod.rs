@@ -5,6 +5,7 @@
 //! [`State::apply`] puts them in place. Ordering (L1), judging and paying live elsewhere (L5): an
 //! outcome enters with its attestation, and checking it costs one signature and integer arithmetic.
 
+mod challenge;
 mod entry;
 mod federation;
 mod federation_entry;
@@ -15,6 +16,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
+pub use challenge::{ChallengeState, StorageRecord};
 pub use entry::{
     ClaimState, CommitteeKeys, Credit, Entry, EntryError, Head, MAX_ENTRY_BYTES, MAX_GUESTS, MAX_KEYS, ModelState,
     OutcomeState, Round, ScorePhase, Sponsorship, Tip,
@@ -49,6 +51,8 @@ pub struct State {
     validators: BTreeMap<NodeId, ValidatorState>,
     scores: BTreeMap<(ModelId, u64, NodeId), Arc<ScoreState>>,
     checkpoints: BTreeMap<u64, Arc<CheckpointState>>,
+    challenge: Option<Arc<ChallengeState>>,
+    storage: BTreeMap<NodeId, StorageRecord>,
     models: BTreeMap<ModelId, Arc<ModelState>>,
     claims: BTreeMap<ClaimId, Arc<ClaimState>>,
     escrows: BTreeMap<EscrowId, Arc<EscrowState>>,
@@ -154,6 +158,8 @@ impl State {
             validators,
             scores: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
+            challenge: None,
+            storage: BTreeMap::new(),
             models: BTreeMap::new(),
             claims: BTreeMap::new(),
             escrows: BTreeMap::new(),
@@ -258,6 +264,13 @@ impl State {
             Entry::Validator(v) => drop(self.validators.insert(v.node, *v)),
             Entry::Score(s) => drop(self.scores.insert((s.model, s.round, s.member), Arc::new(*s))),
             Entry::Checkpoint(c) => drop(self.checkpoints.insert(c.checkpoint.height, Arc::new(*c))),
+            Entry::Challenge(c) => {
+                // entries of earlier epochs are history
+                if self.challenge.as_ref().is_none_or(|known| known.epoch <= c.epoch) {
+                    self.challenge = Some(Arc::new(*c));
+                }
+            }
+            Entry::Storage(s) => drop(self.storage.insert(s.node, s)),
         }
     }
 

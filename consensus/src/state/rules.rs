@@ -129,6 +129,12 @@ pub enum TxError {
     NothingSealed,
     #[error("a committee of {0} needs one box of its size a member")]
     BadBoxes(usize),
+    #[error("no storage challenge is open for epoch {0}")]
+    NoChallenge(u64),
+    #[error("the signer is not asked for a blob in this epoch")]
+    NotAsked,
+    #[error("these bytes and hashes are not the chunk that was asked for")]
+    BadSlice,
 }
 
 /// What a seal commits to: every claim of the round with what it revealed.
@@ -178,6 +184,7 @@ impl State {
             Tx::Decoy(claim, seed) => self.decoy(who, *claim, *seed, at),
             Tx::Unseal(unseal) => self.unseal(who, unseal),
             Tx::Invite(invite) => self.invite(who, invite),
+            Tx::StorageProof(proof) => self.storage_proof(who, proof),
         }
     }
 

@@ -19,7 +19,8 @@ use oda_consensus::score::{ClaimScores, HeadScores, Measurement, Paired, TestRep
 use oda_consensus::sealed::{self, GuardKey};
 use oda_consensus::state::{Applied, DkgPhase, Entry, State, TxError};
 use oda_consensus::tx::{
-    self, Block, Commit, DkgMessage, DkgStep, Fund, Invite, Reveal, ScoreCommit, ScoreReveal, SignedTx, Tx, Unseal,
+    self, Block, Commit, DkgMessage, DkgStep, Fund, Invite, Reveal, ScoreCommit, ScoreReveal, SignedTx, StorageProof,
+    Tx, Unseal,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -240,6 +241,11 @@ impl World {
         let model = sealed_manifest().id();
         let guests = BTreeSet::from([trainer(0).id(), trainer(1).id()]).into_iter().collect();
         self.sign(Tx::Invite(Invite { model, turn: 1, guests }), &sponsor())
+    }
+
+    /// An answer to a storage challenge (D2).
+    pub fn storage_proof(&self) -> SignedTx {
+        self.sign(Tx::StorageProof(StorageProof { epoch: 1, slice: vec![6; 1_088] }), &sponsor())
     }
 
     /// An empty block, so much later.

@@ -4,7 +4,7 @@
 //! deltas of rounds that are not over, and of a few after. Only what the ledger has named can be past: a blob it does
 //! not know may be somebody's work of a minute ago.
 
-use oda_consensus::ids::{BlobHash, BlobRef};
+use oda_consensus::ids::{BlobHash, BlobRef, NodeId};
 use oda_consensus::state::{ModelState, State};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,6 +62,8 @@ pub struct Census {
     pub live: BTreeMap<BlobHash, Live>,
     /// What it needs no longer, oldest first.
     pub past: Vec<BlobHash>,
+    /// Who may be asked to show what it keeps.
+    pub validators: BTreeSet<NodeId>,
 }
 
 impl Census {
@@ -90,7 +92,7 @@ impl Census {
             let is_open = claim.round.saturating_add(bounds.delta_rounds) >= round;
             census.take(is_open, claim.committed_height, reveal.delta, Kind::Delta);
         }
-        census.finish()
+        Self { validators: state.federation().candidates.iter().copied().collect(), ..census.finish() }
     }
 }
 
@@ -128,6 +130,6 @@ impl Draft {
         let live = self.live;
         let past = self.past.into_iter().map(|(_, hash)| hash);
         let past = past.filter(|hash| !live.contains_key(hash) && seen.insert(*hash)).collect();
-        Census { live, past }
+        Census { live, past, validators: BTreeSet::new() }
     }
 }

@@ -14,24 +14,12 @@ mod keeper;
 pub use census::{Bounds, Census, Kind, Live};
 pub use keeper::{Keeper, Pace, Peers, Report};
 
+use oda_consensus::custody::{KEEPERS, keepers};
 use oda_consensus::ids::{BlobHash, BlobRef, NodeId};
 use std::collections::BTreeSet;
 
 /// Most blobs one decision asks for (K3); the rest waits for the next.
 const WANTED_MAX: usize = 1_024;
-
-/// All full nodes by who keeps this blob first, the first `replicas` of them.
-pub fn keepers(blob: BlobHash, nodes: impl IntoIterator<Item = NodeId>, replicas: usize) -> Vec<NodeId> {
-    let weight = |node: &NodeId| {
-        let mut h = blake3::Hasher::new_derive_key("oda 2026 blob keepers");
-        h.update(&node.0).update(&blob.0);
-        *h.finalize().as_bytes()
-    };
-    let mut ranked: Vec<([u8; 32], NodeId)> = nodes.into_iter().map(|node| (weight(&node), node)).collect();
-    ranked.sort_unstable_by(|a, b| b.cmp(a));
-    ranked.dedup();
-    ranked.into_iter().take(replicas).map(|(_, node)| node).collect()
-}
 
 /// What a decision is made from.
 #[derive(Clone, Copy, Debug)]
@@ -95,8 +83,11 @@ pub fn decide(q: &Question<'_>) -> Decision {
             continue; // whoever judges fetches it; it is over soon
         }
         let nodes = q.peers.iter().copied().chain([q.me]);
-        let keepers = keepers(live.blob.hash, nodes, q.replicas);
-        if !keepers.contains(&q.me) {
+        let mut kept_by = keepers(live.blob.hash, nodes, q.replicas);
+        // validators keep copies among themselves too: the ledger asks them for it (storage challenges)
+        let validators = keepers(live.blob.hash, q.census.validators.iter().copied(), KEEPERS);
+        kept_by.extend(validators.into_iter().filter(|v| !kept_by.contains(v)).collect::<Vec<_>>());
+        if !kept_by.contains(&q.me) {
             continue;
         }
         out.assigned = out.assigned.saturating_add(1);
@@ -110,7 +101,7 @@ pub fn decide(q: &Question<'_>) -> Decision {
         };
         room_bytes = left_bytes;
         if out.fetch.len() < WANTED_MAX {
-            let keepers = keepers.into_iter().filter(|node| *node != q.me).collect();
+            let keepers = kept_by.into_iter().filter(|node| *node != q.me).collect();
             out.fetch.push(Wanted { blob: live.blob, keepers });
         }
     }

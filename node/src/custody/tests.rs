@@ -13,7 +13,7 @@ fn blob(n: u16, len: u64) -> BlobRef {
 fn census(live: impl IntoIterator<Item = (u16, Kind)>, past: &[u16]) -> Census {
     let live = live.into_iter().map(|(n, kind)| Live { blob: blob(n, 1_000), kind });
     let past = past.iter().map(|n| blob(*n, 0).hash).collect();
-    Census { live: live.map(|l| (l.blob.hash, l)).collect(), past }
+    Census { live: live.map(|l| (l.blob.hash, l)).collect(), past, validators: BTreeSet::new() }
 }
 
 /// Every node's decision, if each of them has this.
@@ -91,4 +91,22 @@ fn the_order_is_pinned() {
     let first = keepers(blob(1, 0).hash, (0..5).map(node), 5);
     let order: Vec<usize> = first.iter().filter_map(|id| (0..5).position(|n| node(n) == *id)).collect();
     assert_eq!(order, [2, 0, 3, 4, 1]);
+}
+
+#[test] // D2: what the ledger may ask a validator for, it keeps, also where enough full nodes keep it anyway
+fn validators_keep_copies_among_themselves() {
+    let mut census = census((0..40).map(|b| (b, Kind::Data)), &[]);
+    census.validators = (20..26).map(node).collect();
+    let all = decisions(30, &census, &BTreeSet::new(), 1);
+    for live in census.live.values() {
+        let asked = keepers(live.blob.hash, census.validators.iter().copied(), KEEPERS);
+        assert!(asked.iter().all(|v| all[v].fetch.iter().any(|w| w.blob == live.blob)), "{live:?}");
+        let fetching: Vec<&Decision> = all.values().filter(|d| d.fetch.iter().any(|w| w.blob == live.blob)).collect();
+        assert!((KEEPERS..=KEEPERS + 1).contains(&fetching.len()));
+        for d in fetching {
+            let wanted = d.fetch.iter().find(|w| w.blob == live.blob).unwrap();
+            let others: BTreeSet<NodeId> = wanted.keepers.iter().copied().collect();
+            assert_eq!(others.len(), wanted.keepers.len(), "nobody is asked twice");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! shared thing is [`Shared`], written here and read by the RPC server.
 
 mod bft_host;
+mod challenge;
 mod keeping;
 mod misbehave;
 pub mod pruning;
@@ -150,6 +151,7 @@ pub(crate) struct Core {
     /// What may be said only once, as first heard: by signer and slot (C6).
     said: Said,
     keeping: keeping::Keeping,
+    _challenges: Option<challenge::Challenges>,
     ledger_options: crate::config::Ledger,
     /// Peers that refused blocks we asked for, and when: they have pruned them.
     lacking: BTreeMap<NodeId, Instant>,
@@ -232,6 +234,8 @@ impl FullNode {
         if let Some(sponsor) = &mut sponsor {
             sponsor.open_desk(shared.clone(), &identity).await?;
         }
+        let prove = || challenge::Challenges::start(shared.clone(), blobs.clone(), key.clone());
+        let challenges = validator.then(prove);
         let mut core = Core {
             me,
             key,
@@ -242,6 +246,7 @@ impl FullNode {
             book: PeerBook::new(chain).telling(&net),
             net,
             judges: Judges::new(blobs.clone(), events.clone()),
+            _challenges: challenges,
             keeping: keeping::Keeping::start(shared.clone(), blobs.clone(), config.blobs.replicas),
             blobs,
             ledger_options: config.ledger.clone(),

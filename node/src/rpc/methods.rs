@@ -17,7 +17,7 @@ use oda_consensus::escrow::EscrowState;
 use oda_consensus::ids::{ClaimId, EscrowId, ModelId, NodeId};
 use oda_consensus::outcome::{Attestation, Statement};
 use oda_consensus::proof::Subject;
-use oda_consensus::state::{ClaimState, Entry, EpochState, ModelState, State};
+use oda_consensus::state::{ClaimState, Entry, EpochState, ModelState, State, ValidatorState};
 use oda_consensus::tx::SignedTx;
 use serde::Serialize;
 use std::sync::Arc;
@@ -64,6 +64,15 @@ fn json(value: &impl Serialize) -> RpcResult<serde_json::Value> {
     // by way of text: a sum of squares may be above 64 bits, which a JSON value holds only as a float
     let text = serde_json::to_string(value).map_err(|e| error(DAMAGED, e.to_string()))?;
     serde_json::from_str(&text).map_err(|e| error(DAMAGED, e.to_string()))
+}
+
+/// A validator with how it keeps blobs.
+fn validator_json(state: &State, validator: &ValidatorState) -> RpcResult<serde_json::Value> {
+    let mut out = json(validator)?;
+    if let Some(fields) = out.as_object_mut() {
+        fields.insert("storage".into(), json(&state.storage_record(validator.node))?);
+    }
+    Ok(out)
 }
 
 fn claim_info(state: &State, id: ClaimId) -> RpcResult<ClaimInfo> {
@@ -302,13 +311,15 @@ impl ApiServer for ApiImpl {
             threshold: current.group.threshold(),
             checkpoint: state.federation().checkpoint,
             dkg: state.dkg().map(json).transpose()?,
-            validators: page(None, state.all_validators().map(json))?,
+            challenge: state.challenge().as_ref().map(json).transpose()?,
+            validators: page(None, state.all_validators().map(|v| validator_json(&state, v)))?,
         })
     }
 
     async fn validators(&self, asked: Option<u32>, after: Option<NodeId>) -> RpcResult<Vec<serde_json::Value>> {
         let state = self.shared.state();
-        page(asked, state.all_validators().filter(|v| after.is_none_or(|a| v.node > a)).map(json))
+        let rest = state.all_validators().filter(|v| after.is_none_or(|a| v.node > a));
+        page(asked, rest.map(|v| validator_json(&state, v)))
     }
 
     async fn peers(&self, asked: Option<u32>, after: Option<NodeId>) -> RpcResult<Vec<PeerInfo>> {

@@ -84,6 +84,7 @@ fn model_of(tx: &Tx, state: &State) -> Option<ModelId> {
         Tx::Unseal(unseal) => Some(unseal.model()),
         Tx::Invite(invite) => Some(invite.model),
         Tx::Draw(..) | Tx::Dkg(_) | Tx::Handover(..) | Tx::Checkpoint(..) | Tx::Apply(_) | Tx::Leave => None,
+        Tx::StorageProof(_) => None,
         Tx::Membership(..) | Tx::Evidence(_) => None,
     }
 }
@@ -112,5 +113,6 @@ fn about(tx: &Tx) -> String {
         Tx::Decoy(claim, _) => format!("claim {claim}"),
         Tx::Unseal(unseal) => format!("model {}", unseal.model()),
         Tx::Invite(i) => format!("model {}, {} guests", i.model, i.guests.len()),
+        Tx::StorageProof(p) => format!("epoch {}, {} bytes", p.epoch, p.slice.len()),
     }
 }

@@ -261,6 +261,7 @@ pub const SHAPES: &[(&str, &str, &[Field])] = &[
             ("threshold", "u64", "how many sign"),
             ("checkpoint", "u64", "height of the newest attested block"),
             ("dkg", "Dkg?", "key generation of the coming epoch"),
+            ("challenge", "Challenge?", "storage challenge that is open"),
             ("validators", "Validator[]", "validators and applicants, at most 500"),
         ],
     ),
@@ -280,6 +281,31 @@ pub const SHAPES: &[(&str, &str, &[Field])] = &[
         ],
     ),
     (
+        "Challenge",
+        "What the draw of an epoch asks validators to show.",
+        &[("epoch", "u64", "epoch that was drawn"), ("asked", "Asked[]", "who is asked for what")],
+    ),
+    (
+        "Asked",
+        "What a validator is asked to show.",
+        &[
+            ("node", "hash", "who"),
+            ("blob", "Blob", "blob it should keep"),
+            ("chunk", "u64", "which 1,024 bytes of it, from 0"),
+            ("answered", "bool", "whether they are on the ledger"),
+        ],
+    ),
+    (
+        "Storage",
+        "How a node has answered storage challenges.",
+        &[
+            ("node", "hash", "who"),
+            ("kept", "u64", "challenges it answered"),
+            ("missed", "u64", "challenges it did not"),
+            ("last_kept", "u64?", "epoch of the last one it answered"),
+        ],
+    ),
+    (
         "Validator",
         "A validator or applicant.",
         &[
@@ -288,6 +314,7 @@ pub const SHAPES: &[(&str, &str, &[Field])] = &[
             ("status", "any", "applied, active, left, or {evicted: offence}"),
             ("since", "u64", "height of the last change of status"),
             ("record", "Service", "how it has served"),
+            ("storage", "Storage?", "how it answered storage challenges, once it was asked"),
         ],
     ),
     (

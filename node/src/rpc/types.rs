@@ -50,6 +50,9 @@ pub struct FederationInfo {
     pub checkpoint: u64,
     /// The ledger's record of the coming epoch's key generation.
     pub dkg: Option<serde_json::Value>,
+    /// The storage challenge that is open, if one is.
+    #[serde(default)]
+    pub challenge: Option<serde_json::Value>,
     /// Every validator and applicant, with its service record.
     pub validators: Vec<serde_json::Value>,
 }

@@ -15,6 +15,7 @@ mod limits;
 mod quota;
 mod serve;
 mod shares;
+mod slice;
 mod standing;
 mod transfer;
 

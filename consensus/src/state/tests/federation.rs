@@ -11,28 +11,28 @@ fn federation() -> Federation {
 }
 
 /// Seven validators of which four are seated.
-struct Seven {
-    w: World,
+pub(super) struct Seven {
+    pub(super) w: World,
     /// Seeds of the coming epoch, by node.
     seeds: BTreeMap<NodeId, EpochSeed>,
 }
 
 impl Seven {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { w: World::with(federation(), 7), seeds: BTreeMap::new() }
     }
 
-    fn key(&self, node: NodeId) -> NodeKey {
+    pub(super) fn key(&self, node: NodeId) -> NodeKey {
         (1..=9u8).map(|i| NodeKey::from_secret(&[i; 32])).find(|k| k.id() == node).unwrap()
     }
 
-    fn draw(&mut self) -> Result<(), TxError> {
+    pub(super) fn draw(&mut self) -> Result<(), TxError> {
         let proof = self.w.beacon(&draw_input(self.w.state.chain(), 1));
         let key = NodeKey::from_secret(&[1; 32]);
         self.w.block(&[(Tx::Draw(1, proof), &key)])
     }
 
-    fn dkg(&self) -> DkgState {
+    pub(super) fn dkg(&self) -> DkgState {
         self.w.state.dkg().unwrap().clone()
     }
 
@@ -75,13 +75,13 @@ impl Seven {
         }
     }
 
-    fn to_done(&mut self) {
+    pub(super) fn to_done(&mut self) {
         while self.dkg().phase != DkgPhase::Done {
             self.step(&[]);
         }
     }
 
-    fn hand_over(&mut self) {
+    pub(super) fn hand_over(&mut self) {
         let handover = self.w.state.coming().unwrap().handover();
         let signature = self.w.attest(Statement::Handover(handover.clone()));
         let key = NodeKey::from_secret(&[1; 32]);

@@ -1,5 +1,6 @@
 //! Worlds in which the ledger's rules are tested; the tests are by subject.
 
+mod challenge;
 mod federation;
 mod judging;
 mod money;
