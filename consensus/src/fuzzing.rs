@@ -343,7 +343,7 @@ fn signed_tx(bytes: &[u8]) {
 /// Everything a node does with a transaction before it is in a block.
 fn tried(tx: &SignedTx) {
     tx.is_authentic(CHAIN);
-    (tx.id(), tx.kind());
+    let _ = (tx.id(), tx.kind());
     if let Some(state) = sample_state() {
         state.build(std::slice::from_ref(tx), 0);
     }

@@ -557,7 +557,7 @@ fn a_fee_is_taken_only_for_what_can_be_offered() {
     let mut w = World::new();
     let fund = w.fund();
     let Tx::Fund(promise) = &fund.tx else { panic!() };
-    let for_one = oda_consensus::tx::Fund { budget_msat: promise.terms.most_msat(), ..promise.clone() };
+    let for_one = oda_consensus::tx::Fund { budget_msat: promise.terms.most_msat(), ..*promise };
     let txs = vec![w.add_model(), w.sign(Tx::Fund(for_one), &sponsor())];
     assert!(w.block(&txs).is_empty());
     let [a, b] = [0, 1].map(|i| claim_id(w.model(), 1, trainer(i).id()));

@@ -26,7 +26,7 @@ struct Hoard {
 }
 
 fn sells(round: u64) -> bool {
-    round % 3 == 0
+    round.is_multiple_of(3)
 }
 
 impl Attacker for Hoard {

@@ -18,7 +18,7 @@ pub(super) const KIND: Kind = Kind {
 };
 
 struct Mirror {
-    waiting: Vec<Box<TrainJob>>,
+    waiting: Vec<TrainJob>,
 }
 
 impl Attacker for Mirror {
@@ -41,6 +41,6 @@ impl Attacker for Mirror {
 
     fn tick(&mut self, desk: &mut Desk<'_>) -> Vec<Out> {
         let jobs = std::mem::take(&mut self.waiting);
-        jobs.into_iter().flat_map(|job| wait_for_first(desk, &mut self.waiting, Out::Train(job))).collect()
+        jobs.into_iter().flat_map(|job| wait_for_first(desk, &mut self.waiting, Out::Train(Box::new(job)))).collect()
     }
 }

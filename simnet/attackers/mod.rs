@@ -243,12 +243,12 @@ pub trait Attacker {
 }
 
 /// Names after the first begin only when the first one's delta of the round is there to be used.
-fn wait_for_first(desk: &Desk<'_>, waiting: &mut Vec<Box<TrainJob>>, out: Out) -> Vec<Out> {
+fn wait_for_first(desk: &Desk<'_>, waiting: &mut Vec<TrainJob>, out: Out) -> Vec<Out> {
     match out {
         Out::Train(job) if desk.seat.number > 0 && !desk.gang.deltas.contains_key(&(job.model, job.round)) => {
             // a later round makes an earlier one pointless
             waiting.retain(|w| w.model != job.model);
-            waiting.push(job);
+            waiting.push(*job);
             Vec::new()
         }
         out => vec![out],

@@ -20,7 +20,7 @@ pub(super) const KIND: Kind = Kind {
 };
 
 struct Slice {
-    waiting: Vec<Box<TrainJob>>,
+    waiting: Vec<TrainJob>,
 }
 
 impl Attacker for Slice {
@@ -43,6 +43,6 @@ impl Attacker for Slice {
 
     fn tick(&mut self, desk: &mut Desk<'_>) -> Vec<Out> {
         let jobs = std::mem::take(&mut self.waiting);
-        jobs.into_iter().flat_map(|job| wait_for_first(desk, &mut self.waiting, Out::Train(job))).collect()
+        jobs.into_iter().flat_map(|job| wait_for_first(desk, &mut self.waiting, Out::Train(Box::new(job)))).collect()
     }
 }

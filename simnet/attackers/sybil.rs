@@ -25,7 +25,7 @@ fn tuned_milli(strength_milli: u32) -> u32 {
 }
 
 struct Sybil {
-    waiting: Vec<Box<TrainJob>>,
+    waiting: Vec<TrainJob>,
 }
 
 impl Attacker for Sybil {
@@ -47,6 +47,6 @@ impl Attacker for Sybil {
 
     fn tick(&mut self, desk: &mut Desk<'_>) -> Vec<Out> {
         let jobs = std::mem::take(&mut self.waiting);
-        jobs.into_iter().flat_map(|job| wait_for_first(desk, &mut self.waiting, Out::Train(job))).collect()
+        jobs.into_iter().flat_map(|job| wait_for_first(desk, &mut self.waiting, Out::Train(Box::new(job)))).collect()
     }
 }

@@ -79,6 +79,9 @@ type Vote = (NodeId, u64, u32, bool);
 /// Told of what happens: virtual time, and a line.
 pub type Log = Box<dyn FnMut(u64, &str)>;
 
+/// What a member committed to, and what it opened.
+type Scored = (Option<Digest>, Option<Outcome>);
+
 /// The checks of one run.
 pub struct Checks {
     /// What was found.
@@ -100,7 +103,7 @@ pub struct Checks {
     requests: BTreeMap<Digest, Vec<(u16, Vec<u8>)>>,
     due: BTreeSet<(u64, BeaconInput)>,
     outcomes: BTreeSet<(ModelId, u64)>,
-    scores: BTreeMap<(ModelId, u64, u32), BTreeMap<NodeId, (Option<Digest>, Option<Outcome>)>>,
+    scores: BTreeMap<(ModelId, u64, u32), BTreeMap<NodeId, Scored>>,
     evicted: BTreeSet<NodeId>,
     /// Opened in the block that is being looked at.
     shown: Vec<(ClaimId, NodeId)>,

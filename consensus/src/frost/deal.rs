@@ -310,7 +310,7 @@ mod tests {
             let share = ReleaseShare { index, share: vec![1; 32] };
             assert!(!deal.accepts(&share));
             assert_eq!(
-                rebuild(&deal, hash, &[share.clone()]),
+                rebuild(&deal, hash, std::slice::from_ref(&share)),
                 Err(DealError::TooFew { good: 0, needed: 3, bad: vec![index] })
             );
             shares.push(share);

@@ -550,7 +550,7 @@ impl State {
     pub(super) fn book_service(
         &self,
         at: At,
-        counts: &[(NodeId, fn(&mut ServiceRecord))],
+        counts: &[(NodeId, Count)],
         convicted: &[(NodeId, Offence)],
     ) -> Vec<Entry> {
         let mut draft = Draft::new(self, at);

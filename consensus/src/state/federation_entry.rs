@@ -173,6 +173,9 @@ pub struct ServiceRecord {
     pub dkg_complaints_answered: u64,
 }
 
+/// Adds to one count of a record.
+pub(super) type Count = fn(&mut ServiceRecord);
+
 /// One member's scores of a round (R4).
 #[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
 pub struct ScoreState {

@@ -5,7 +5,7 @@
 //! signature and a threshold of opened scores that agree with it; whose scores it proves wrong is evicted.
 
 use super::entry::*;
-use super::federation_entry::{ScoreState, ServiceRecord};
+use super::federation_entry::{Count, ScoreState};
 use super::rules::{TxError, claims_digest, open_round};
 use super::{At, State};
 use crate::beacon::BeaconProof;
@@ -306,7 +306,7 @@ impl State {
 
     /// Every member's part in a judged round goes on its record; false scores end its service (C6).
     fn book_scores(&self, outcome: &Outcome, round: &Round, members: &[NodeId], at: At) -> Vec<Entry> {
-        let mut counts: Vec<(NodeId, fn(&mut ServiceRecord))> = Vec::new();
+        let mut counts: Vec<(NodeId, Count)> = Vec::new();
         let (mut convicted, mut entries) = (Vec::new(), Vec::new());
         for member in members {
             counts.push((*member, |r| r.rounds = r.rounds.saturating_add(1)));
@@ -349,11 +349,11 @@ impl State {
         let outcome = self.outcome(claim.model, claim.round).ok_or(TxError::NotADecoy)?;
         let members = self.epoch_state(outcome.epoch).map(|e| e.group.members().to_vec()).unwrap_or_default();
         let accepted = judged.verdict == Verdict::Accepted;
-        let counts: Vec<(NodeId, fn(&mut ServiceRecord))> = members
+        let counts: Vec<(NodeId, Count)> = members
             .into_iter()
             .filter(|m| self.score_of(claim.model, claim.round, *m).is_some_and(|s| s.agreed == Some(true)))
             .map(|m| {
-                let add: fn(&mut ServiceRecord) = if accepted {
+                let add: Count = if accepted {
                     |r| r.decoys_failed = r.decoys_failed.saturating_add(1)
                 } else {
                     |r| r.decoys_passed = r.decoys_passed.saturating_add(1)

@@ -128,7 +128,7 @@ impl Market {
                 Some(_) => {
                     accepted |= honest(trainer);
                     let mut s = scores(if honest(trainer) { 60_000 } else { 0 });
-                    s.gate.sum_unat += ((job.round + validator as u64) % 3 == 0) as i64;
+                    s.gate.sum_unat += (job.round + validator as u64).is_multiple_of(3) as i64;
                     Measurement::Scored(s)
                 }
             };

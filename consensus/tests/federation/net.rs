@@ -459,7 +459,7 @@ impl Sim {
                 let fine = !honest(*from) || (self.copies && repeated);
                 assert!(fine, "seed {}: honest {} refused {count} times: {why}", self.seed, from.short());
             }
-            for ((who, why), _) in &node.blamed {
+            for (who, why) in node.blamed.keys() {
                 assert!(!honest(*who) || !why.contains("invalid"), "seed {}: {who:?} {why}", self.seed);
             }
         }

@@ -508,14 +508,14 @@ mod tests {
             for (stage, span) in [1..=3, 4..=8, 9..=u64::MAX].into_iter().enumerate() {
                 let of_stage: Vec<&Value> =
                     rounds.iter().copied().filter(|r| span.contains(&r["round"].as_u64().unwrap())).collect();
-                for kind in 0..KINDS {
+                for (kind, name) in NAMES.iter().enumerate().take(KINDS) {
                     let measured = derived(&of_stage, kind, &profile.judging);
                     let f = profile.claims[stage][kind];
                     let table =
                         [f.excess, f.excess_spread, f.gate, f.probe, f.shard_sd, f.gate_sd, f.probe_sd, f.norm_milli];
                     let same = table.iter().zip(measured).all(|(a, b)| (a - b).abs() <= 1.0);
                     let must: Vec<String> = measured.iter().map(|v| format!("{v:.0}")).collect();
-                    assert!(same, "{}, stage {stage}: row({}), // {}", profile.name, must.join(", "), NAMES[kind]);
+                    assert!(same, "{}, stage {stage}: row({}), // {}", profile.name, must.join(", "), name);
                 }
                 let gains = of_stage.iter().filter_map(|r| r["parties"][0]["fresh"][0].as_f64());
                 assert!((mean(gains) / 1e6 - profile.stages[stage].round_gain).abs() < 1e-4);

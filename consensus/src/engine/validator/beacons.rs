@@ -89,7 +89,7 @@ impl Beacons {
                 duty.told = Some(height);
                 let partial = seat.beacon.partial(&input, rng);
                 duty.good.insert(seat.index, partial.clone());
-                out.push(ValidatorEffect::Tell(epoch, input.clone(), partial));
+                out.push(ValidatorEffect::Tell(epoch, input, partial));
             }
             for ((_, member), early) in self.early.range_mut((key.0, 0)..=(key.0, u16::MAX)) {
                 let Some(at) = early.iter().position(|(name, _)| *name == key.1) else { continue };

@@ -1,6 +1,6 @@
 //! Judging a round (R4, R5): replay, commit to the scores, open them, sign what they confirm.
 
-use super::{Effects, ValidatorEffect, again};
+use super::{Due, Effects, ValidatorEffect, again};
 use crate::codec;
 use crate::frost::EncryptionSecret;
 use crate::ids::{Beacon, BlobRef, ClaimId, Digest, ModelId, NodeId};
@@ -86,7 +86,7 @@ impl Judging {
     }
 
     /// The round of a model, if it is sealed and this node judges it.
-    fn mine_to_judge<'a>(me: NodeId, state: &'a State, id: ModelId) -> Option<(&'a Round, Beacon)> {
+    fn mine_to_judge(me: NodeId, state: &State, id: ModelId) -> Option<(&Round, Beacon)> {
         let round = state.model(id)?.round.as_ref()?;
         let member = state.judges(id)?.group.index_of(me).is_some();
         Some((round, round.sealed?)).filter(|_| member)
@@ -171,7 +171,7 @@ impl Judging {
 
     /// Outcomes that are due: the topic is open, whoever leads; with a payload if the own scores are
     /// what a threshold of members opened.
-    pub fn due(&self, me: NodeId, state: &State) -> Vec<(Digest, (u64, Option<Vec<u8>>))> {
+    pub fn due(&self, me: NodeId, state: &State) -> Vec<(Digest, Due)> {
         let mut due = Vec::new();
         for (id, _) in state.models() {
             let Some((round, _)) = Self::mine_to_judge(me, state, id) else { continue };

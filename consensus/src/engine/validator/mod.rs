@@ -112,6 +112,9 @@ struct Review {
     payload: Vec<u8>,
 }
 
+/// A statement that is to be signed: the epoch whose committee does, and the bytes, if this member can say them.
+type Due = (u64, Option<Vec<u8>>);
+
 /// The engine of one validator.
 pub struct Validator {
     me: NodeId,
@@ -120,7 +123,7 @@ pub struct Validator {
     beacons: beacons::Beacons,
     judging: judging::Judging,
     /// Statements this member wants signed: topic -> epoch and payload.
-    open: BTreeMap<Digest, (u64, Option<Vec<u8>>)>,
+    open: BTreeMap<Digest, Due>,
     reviews: BTreeMap<Digest, Review>,
     votes: Vec<Membership>,
 }

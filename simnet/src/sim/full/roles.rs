@@ -10,7 +10,7 @@ impl Full {
             self.submit(env, tx);
         }
         let status = self.state.validator(self.id).map(|v| v.status);
-        if self.up && self.is_validator && matches!(status, None) && self.height().is_multiple_of(8) {
+        if self.up && self.is_validator && status.is_none() && self.height().is_multiple_of(8) {
             self.submit(env, Tx::Apply(self.encryption.public()));
         }
     }
