@@ -12,7 +12,7 @@ use oda_consensus::bft::*;
 use oda_consensus::codec::{self, Record};
 use oda_consensus::custody;
 use oda_consensus::fuzzing::{CHAIN, join, targets, validator, validators};
-use oda_consensus::ids::{Beacon, BlockHash, EscrowId, ModelId};
+use oda_consensus::ids::{Beacon, BlockHash, ClaimId, EscrowId, ModelId};
 use oda_consensus::keys::NodeKey;
 use oda_consensus::outcome::Statement;
 use oda_consensus::snapshot::SnapshotOffer;
@@ -182,6 +182,7 @@ fn network(corpus: &mut Corpus, world: &World, txs: &[oda_consensus::tx::SignedT
         ("epochs", Request::Epochs { after: 0 }),
         ("checkpoint", Request::Checkpoint),
         ("snapshot", Request::Snapshot),
+        ("delta", Request::Delta { claim: ClaimId([5; 32]), from_byte: 131_072 }),
     ];
     for (name, request) in requests {
         put(corpus, "request", name, &request);
@@ -213,6 +214,7 @@ fn network(corpus: &mut Corpus, world: &World, txs: &[oda_consensus::tx::SignedT
         ("checkpoint", Response::Checkpoint(world.state.checkpoints().next().cloned().map(Box::new))),
         ("snapshot", Response::Snapshot(offer.map(Box::new))),
         ("no_snapshot", Response::Snapshot(None)),
+        ("delta", Response::Delta(vec![7; 3])),
     ];
     for (name, response) in responses {
         put(corpus, "response", name, &response);

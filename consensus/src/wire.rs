@@ -19,6 +19,9 @@ use serde::Serialize;
 pub const MAX_BLOCKS: u32 = 64;
 /// Most handovers in one answer.
 pub const MAX_LINKS: usize = 128;
+/// Bytes of a delta in one answer; the last answer has what is left. A slow line at home sends so much to several
+/// members at once before a request runs out of time.
+pub const DELTA_PART_BYTES: usize = 128 << 10;
 
 /// What a node does on the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
@@ -200,6 +203,14 @@ pub enum Request {
     Checkpoint,
     /// The newest snapshot of the ledger at an attested block.
     Snapshot,
+    /// To a claim's trainer: the part of its revealed delta that begins here, over the connection the trainer opened
+    /// (R3, N2).
+    Delta {
+        /// The claim.
+        claim: ClaimId,
+        /// First byte.
+        from_byte: u64,
+    },
 }
 record!(Request, b"rqst", 128 << 10, |value| match value {
     Request::Hello(record) => codec::within(record),
@@ -264,6 +275,8 @@ pub enum Response {
     Refused(String),
     /// To `Snapshot`; none while there is none.
     Snapshot(Option<Box<SnapshotOffer>>),
+    /// To `Delta`: at most [`DELTA_PART_BYTES`].
+    Delta(Vec<u8>),
 }
 record!(Response, b"rspn", 8 << 20, |value| match value {
     Response::Hello(record) => codec::within(record),

@@ -7,6 +7,7 @@ use oda_consensus::keys::NodeKey;
 use oda_consensus::wire::{LightningAddress, PeerRecord, Role, SignedPeerRecord, Submissions};
 use oda_storage::{BlobAddr, Blobs};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 /// Most records kept.
 const MAX_RECORDS: usize = 4096;
@@ -18,16 +19,17 @@ pub(crate) fn own_record(
     key: &NodeKey,
     chain: ChainId,
     role: Role,
-    blobs: &Blobs,
+    (blobs, external): (&Blobs, &[SocketAddr]),
     net: &Net,
     lightning: Option<LightningAddress>,
     submissions: Option<Submissions>,
 ) -> SignedPeerRecord {
+    let sockets = if external.is_empty() { blobs.addr().sockets } else { external.to_vec() };
     let record = PeerRecord {
         node: key.id(),
         seq_ms: now_ms(),
         role,
-        blobs: blobs.addr().sockets.iter().take(8).map(ToString::to_string).collect(),
+        blobs: sockets.iter().take(8).map(ToString::to_string).collect(),
         p2p: net.announced().iter().take(8).map(ToString::to_string).collect(),
         lightning,
         submissions,

@@ -210,7 +210,7 @@ async fn replay(args: &VerifyArgs, dir: &Path, json: bool) -> Result<()> {
     };
     let mut judged = {
         let (blobs, providers) = (blobs.clone(), book.providers(&genesis.nodes()));
-        jobs::replay(ReplayInput { job, blobs, providers, delta_timeout: DELTA_TIMEOUT }).await?
+        jobs::replay(ReplayInput { job, blobs, providers, puller: None, delta_timeout: DELTA_TIMEOUT }).await?
     };
     if believed {
         judged.measured.take_sealed(&manifest, attested);

@@ -134,6 +134,9 @@ pub struct Blobs {
     /// Full nodes that keep each head and data set (D2); all of them if there are fewer.
     #[serde(default = "default_replicas")]
     pub replicas: usize,
+    /// UDP addresses to tell others instead of those listened on: the public ones of a node behind a forwarded port.
+    #[serde(default)]
+    pub external: Vec<SocketAddr>,
 }
 
 impl Blobs {
@@ -145,7 +148,7 @@ impl Blobs {
 
 impl Default for Blobs {
     fn default() -> Self {
-        Self { listen: default_blobs_listen(), max_disk_mb: 0, replicas: default_replicas() }
+        Self { listen: default_blobs_listen(), max_disk_mb: 0, replicas: default_replicas(), external: Vec::new() }
     }
 }
 

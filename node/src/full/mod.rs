@@ -6,6 +6,7 @@
 
 mod bft_host;
 mod challenge;
+pub mod deltas;
 mod keeping;
 mod misbehave;
 pub mod pruning;
@@ -79,6 +80,8 @@ pub(crate) enum CoreEvent {
     SnapshotMade(Option<Box<SnapshotOffer>>),
     /// A search for a snapshot ended.
     SnapshotSearched(Box<Search>),
+    /// A trainer handed over its delta, or not.
+    DeltaAsked(oda_consensus::ids::ClaimId, Result<(), deltas::PullError>),
     /// The node's owner refuses a peer for a while.
     Ban(NodeId, Duration),
 }
@@ -152,6 +155,7 @@ pub(crate) struct Core {
     said: Said,
     keeping: keeping::Keeping,
     _challenges: Option<challenge::Challenges>,
+    deltas: deltas::Deltas,
     ledger_options: crate::config::Ledger,
     /// Peers that refused blocks we asked for, and when: they have pruned them.
     lacking: BTreeMap<NodeId, Instant>,
@@ -207,7 +211,7 @@ impl FullNode {
             &key,
             chain,
             Role::Full,
-            &blobs,
+            (&blobs, &config.blobs.external),
             &net,
             sponsor.as_ref().map(SponsorHost::lightning_address),
             submissions,
@@ -236,6 +240,7 @@ impl FullNode {
         }
         let prove = || challenge::Challenges::start(shared.clone(), blobs.clone(), key.clone());
         let challenges = validator.then(prove);
+        let puller = deltas::Puller::new(net.clone(), blobs.clone());
         let mut core = Core {
             me,
             key,
@@ -245,8 +250,9 @@ impl FullNode {
             store: store.clone(),
             book: PeerBook::new(chain).telling(&net),
             net,
-            judges: Judges::new(blobs.clone(), events.clone()),
             _challenges: challenges,
+            judges: Judges::new(blobs.clone(), events.clone(), puller.clone()),
+            deltas: deltas::Deltas::new(puller),
             keeping: keeping::Keeping::start(shared.clone(), blobs.clone(), config.blobs.replicas),
             blobs,
             ledger_options: config.ledger.clone(),
@@ -360,6 +366,7 @@ impl Core {
         }
         self.poll_peer();
         self.keep_blobs();
+        self.bring_deltas(false);
         self.prune_blocks()?;
         self.seek_snapshot();
         self.shared.set_peers(&self.net.connected(), &self.book);
@@ -470,6 +477,10 @@ impl Core {
             }
             CoreEvent::SnapshotMade(offer) => self.on_snapshot_made(offer.map(|offer| *offer)),
             CoreEvent::SnapshotSearched(search) => self.on_snapshot_searched(*search),
+            CoreEvent::DeltaAsked(claim, result) => {
+                self.on_delta_asked(claim, result);
+                Ok(())
+            }
             CoreEvent::Ban(peer, time) => {
                 self.net.ban(peer, time);
                 Ok(())

@@ -59,6 +59,7 @@ impl Core {
             Request::Checkpoint => {
                 Response::Checkpoint(self.shared.state().checkpoints().next_back().cloned().map(Box::new))
             }
+            Request::Delta { .. } => Response::Refused("a full node serves deltas as blobs".into()),
             Request::Snapshot => Response::Snapshot(self.offer_snapshot().map(Box::new)),
             Request::Peers => Response::Peers(self.book.all().take(1024).cloned().collect()),
         })

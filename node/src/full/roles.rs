@@ -74,6 +74,7 @@ impl Core {
             self.drive_validator(ValidatorInput::StateChanged)?;
             self.vote_on_membership()?;
         }
+        self.bring_deltas(true);
         self.drive_sponsor(SponsorInput::StateChanged)?;
         if let Some(sponsor) = &self.sponsor {
             let wanted = sponsor.due_transactions(&self.shared.state());

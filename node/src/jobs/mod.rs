@@ -4,7 +4,7 @@ mod judge;
 mod train;
 
 pub(crate) use judge::{JudgeReport, Judges};
-pub use judge::{ReplayInput, replay};
+pub use judge::{ReplayInput, delta, replay};
 pub use train::{Trained, Training};
 
 use crate::report::{LiteEvent, Reporter};

@@ -215,6 +215,7 @@ impl Lite {
     pub(super) fn claim_over(&mut self, claim: ClaimId) {
         let Some(record) = self.trainer.claims().find(|r| r.claim == claim).cloned() else { return };
         self.work.over(&record);
+        self.handover.over(claim);
         if self.earned.add(&record) > 0 {
             let (msat, claims, doing) = (self.earned.msat, self.earned.paid, self.doing());
             self.reporter.lite(&LiteEvent::Earned { msat, claims, doing });

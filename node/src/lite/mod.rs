@@ -6,6 +6,7 @@
 //! is free for it in [`machine`]; the engine is then shown the others, and all while paused, as if nobody paid for them.
 
 pub mod choose;
+pub mod deltas;
 pub mod flags;
 pub mod join;
 mod labour;
@@ -117,6 +118,7 @@ struct Lite {
     heads: BTreeMap<ModelId, BlobRef>,
     /// Deltas of claims that are over, oldest first.
     spent: VecDeque<BlobRef>,
+    handover: deltas::Handover,
     earned: Earned,
     events: mpsc::Sender<Event>,
 }
@@ -158,11 +160,12 @@ pub async fn run(
         ..NetConfig::of(&config.p2p, datadir)?
     })
     .await?;
+    let external = config.blobs.external.clone();
     let (wallet, lightning) = wallet::start(&config, datadir, &identity, "oda lite").await?;
     if config.network == BitcoinNetwork::Bitcoin {
         tracing::warn!("this wallet holds real bitcoin; keep the mnemonic safe and channels small");
     }
-    let record = own_record(&key, chain, Role::Lite, &blobs, &net, Some(lightning.clone()), None);
+    let record = own_record(&key, chain, Role::Lite, (&blobs, &external), &net, Some(lightning.clone()), None);
     reporter.lite(&LiteEvent::Started { node: key.id(), lightning: lightning.node_id.clone() });
 
     let (events, mut queue) = mpsc::channel(1024);
@@ -218,6 +221,7 @@ pub async fn run(
         paused: None,
         heads: BTreeMap::new(),
         spent,
+        handover: deltas::Handover::default(),
         earned,
         events,
     };
@@ -335,6 +339,10 @@ impl Lite {
                             self.ask(from, Request::Claim(claim));
                         }
                         Response::Accepted
+                    }
+                    Ok(Request::Delta { claim, from_byte }) => {
+                        self.hand_over(from, claim, from_byte, token);
+                        return Ok(());
                     }
                     _ => Response::Refused("a lite node serves only deltas".into()),
                 };

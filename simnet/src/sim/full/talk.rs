@@ -117,7 +117,7 @@ impl Full {
             }
             Request::Epochs { after } => Response::Epochs(self.state.links(*after, MAX_LINKS)),
             Request::Checkpoint => Response::Checkpoint(self.state.checkpoints().next_back().cloned().map(Box::new)),
-            Request::Hello(_) | Request::Peers | Request::Changed(_) | Request::Snapshot => {
+            Request::Hello(_) | Request::Peers | Request::Changed(_) | Request::Snapshot | Request::Delta { .. } => {
                 Response::Refused("not here".into())
             }
         })
