@@ -10,12 +10,14 @@
 //! * [`watch`] reads block times, CPU times and logs.
 //! * [`load`] offers transactions.
 //! * [`sections`] are the measurements of consensus, one table each.
-//! * [`full`] is a full node with nothing to do.
+//! * [`full`] is a full node with nothing to do; [`history`] what a long ledger costs, which [`chain`] makes.
 //! * [`payments`] runs a whole network, trainers, sponsor and Lightning included.
 
+pub mod chain;
 pub mod cluster;
 pub mod engine;
 pub mod full;
+pub mod history;
 pub mod load;
 pub mod payments;
 pub mod sections;
@@ -34,7 +36,7 @@ pub struct Options {
     /// A quarter of the time, for a first look.
     #[arg(long)]
     pub quick: bool,
-    /// Only these: blocks, idle, attestation, dkg, payments.
+    /// Only these: blocks, idle, attestation, dkg, history, payments.
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
     /// Committees to measure.
@@ -87,6 +89,9 @@ async fn all(options: &Options, me: &Path, oda: &Path) -> Result<()> {
     }
     if options.wants("dkg") {
         sections::dkg(options, oda).await?;
+    }
+    if options.wants("history") {
+        history::history(options, oda).await?;
     }
     if options.wants("payments") {
         payments::payments(options, me, oda).await?;
