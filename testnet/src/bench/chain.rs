@@ -140,19 +140,24 @@ fn genesis() -> Result<(Genesis, Vec<Arc<NodeKey>>)> {
 /// What there is to do: first models and their money, then every place of a round, then more money for ever.
 struct Plan {
     owners: Vec<NodeKey>,
+    validators: Vec<Arc<NodeKey>>,
     trainers: Vec<NodeKey>,
     models: Vec<ModelId>,
     next: usize,
 }
 
 impl Plan {
-    fn new() -> Result<Self> {
+    fn new(validators: Vec<Arc<NodeKey>>) -> Result<Self> {
         let owners = (0..16).map(|n| key(2, n)).collect::<Result<_>>()?;
         let trainers = (0..PLACES as usize).map(|n| key(3, n)).collect::<Result<_>>()?;
-        Ok(Self { owners, trainers, models: Vec::new(), next: 0 })
+        Ok(Self { owners, validators, trainers, models: Vec::new(), next: 0 })
     }
 
     fn owner(&self, model: usize) -> Result<&NodeKey> {
+        if model >= MODELS {
+            // P8: the second half of the table of models is for validators
+            return self.validators.get(model % self.validators.len().max(1)).map(Arc::as_ref).context("no validator");
+        }
         self.owners.get(model % self.owners.len().max(1)).context("no owner")
     }
 
@@ -206,7 +211,7 @@ fn write(path: &Path, records: u64) -> Result<Chain> {
     let (genesis, keys) = genesis()?;
     let chain = genesis.chain();
     let mut state = State::new(genesis.clone())?;
-    let (mut deciders, mut plan, mut txs) = (Deciders::new(&genesis, keys)?, Plan::new()?, 0);
+    let (mut plan, mut deciders, mut txs) = (Plan::new(keys.clone())?, Deciders::new(&genesis, keys)?, 0);
     let file = File::create_new(path).with_context(|| format!("writing {}", path.display()))?;
     let mut out = BufWriter::new(file);
     out.write_all(MAGIC).and_then(|()| out.write_all(&chain.0)).context("writing a ledger")?;
