@@ -6,13 +6,13 @@
 use crate::clock::now_ms;
 use crate::query::print_json;
 use crate::rpc::tokens::{self, Grant, Narrowing};
-use crate::rpc::{TOKEN_KEY_FILE, TokenKeyFile};
+use crate::rpc::{Listed, TOKEN_KEY_FILE, TokenKeyFile, TokenList, token_name};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use oda_lightning::l402::{Bearer, MAX_MACAROON_TEXT_BYTES};
 use serde_json::json;
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Longest time a token may be good for, s: a hundred years. Forever is said in a word.
 const MAX_LIFE_S: u64 = 100 * 365 * 86_400;
@@ -30,6 +30,9 @@ pub enum TokenCommand {
         /// How long it is good, as 90s, 30m, 12h or 7d; or never.
         #[arg(long, default_value = "7d", value_parser = life)]
         expires_in: Life,
+        /// A word to withdraw it by, beside its identifier.
+        #[arg(long, value_parser = token_name)]
+        name: Option<String>,
     },
     /// Make a narrower token of one, offline.
     Narrow {
@@ -44,6 +47,20 @@ pub enum TokenCommand {
         /// How long it is good at most, as 90s, 30m, 12h or 7d.
         #[arg(long, value_parser = life)]
         expires_in: Option<Life>,
+    },
+    /// Show the tokens of this data directory that are good: identifier, end, name. Not the tokens: they are not kept.
+    List {
+        /// Data directory of the full node; it may be running.
+        #[arg(long, env = "ODA_DATADIR")]
+        datadir: PathBuf,
+    },
+    /// Withdraw one token, and all that was narrowed from it; the running node goes by it from the next call on.
+    Revoke {
+        /// Data directory of the full node; it may be running.
+        #[arg(long, env = "ODA_DATADIR")]
+        datadir: PathBuf,
+        /// Its name or identifier.
+        token: String,
     },
     /// Withdraw every token of this data directory at once, with a new key; the running node goes by it from the next call on.
     RevokeAll {
@@ -102,10 +119,22 @@ fn life(text: &str) -> Result<Life, String> {
 /// If the key cannot be read or written, or the token is none.
 pub fn run(command: TokenCommand, json: bool) -> Result<()> {
     match command {
-        TokenCommand::Make { datadir, scope, expires_in } => {
+        TokenCommand::Make { datadir, scope, expires_in, name } => {
             let key = TokenKeyFile::of(&datadir).read_or_make()?;
-            let allow = [scope.methods, scope.classes].concat();
-            show(&tokens::make(&key, &Narrowing { allow, valid_until_s: expires_in.end_s() })?, json)
+            let (allow, valid_until_s) = ([scope.methods, scope.classes].concat(), expires_in.end_s());
+            let token = tokens::make(&key, &Narrowing { allow, valid_until_s })?;
+            let id = tokens::id(&token).context("a token without identifier")?;
+            // before anybody can have it: what is not listed opens nothing
+            TokenList::of(&datadir).add(Listed { id, valid_until_s, name }, now_ms() / 1000)?;
+            show(&token, json)
+        }
+        TokenCommand::List { datadir } => list(&datadir, json),
+        TokenCommand::Revoke { datadir, token } => {
+            anyhow::ensure!(datadir.is_dir(), "{} is no data directory", datadir.display());
+            let Listed { id, name, .. } = TokenList::of(&datadir).withdraw(&token)?;
+            let called = name.map(|name| format!(", {name},")).unwrap_or_default();
+            println!("token {id}{called} is refused from now on, and what was narrowed from it");
+            Ok(())
         }
         TokenCommand::Narrow { token, methods, classes, expires_in } => {
             let token = if token == "-" { from_stdin()? } else { token };
@@ -116,6 +145,7 @@ pub fn run(command: TokenCommand, json: bool) -> Result<()> {
         TokenCommand::RevokeAll { datadir } => {
             anyhow::ensure!(datadir.is_dir(), "{} is no data directory", datadir.display());
             TokenKeyFile::of(&datadir).replace()?;
+            TokenList::of(&datadir).clear()?;
             println!("{TOKEN_KEY_FILE} is new: every token made before is refused");
             Ok(())
         }
@@ -129,15 +159,31 @@ fn from_stdin() -> Result<String> {
     Ok(text)
 }
 
+fn list(datadir: &Path, json: bool) -> Result<()> {
+    let now_s = now_ms() / 1000;
+    let mut all = TokenList::of(datadir).read()?;
+    all.retain(|listed| listed.lives(now_s));
+    if json {
+        let shown =
+            all.iter().map(|l| json!({ "id": l.id.to_string(), "valid_until": l.valid_until_s, "name": l.name }));
+        return print_json(&json!({ "tokens": shown.collect::<Vec<_>>() }));
+    }
+    for listed in all {
+        println!("{listed}");
+    }
+    Ok(())
+}
+
 fn show(token: &Bearer, json: bool) -> Result<()> {
+    let id = tokens::id(token).context("this macaroon is no token for a node's RPC")?;
     let caveats: Vec<String> = token.caveats()?.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let text = token.to_base64()?;
     if json {
-        return print_json(&json!({ "token": text, "caveats": caveats }));
+        return print_json(&json!({ "token": text, "id": id.to_string(), "caveats": caveats }));
     }
     println!("{text}");
     eprintln!(
-        "good for what all of these allow: {}",
+        "token {id}, good for what all of these allow: {}",
         if caveats.is_empty() { "everything".into() } else { caveats.join("; ") }
     );
     Ok(())

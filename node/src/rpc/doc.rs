@@ -167,7 +167,7 @@ pub fn markdown() -> String {
          Whoever should do a part of that gets a token: `oda token make --method NAME` or `--class write`, sent as \
          `Authorization: Bearer TOKEN` wherever the cookie is. It opens what all of its caveats allow (`allow`: methods and \
          classes; `valid_until`: seconds since 1970), anyone who holds it can narrow it further offline (`oda token \
-         narrow`), and `oda token revoke-all` ends all of them. What is `open` needs none.\n\n\
+         narrow`), `oda token revoke` ends one of them and `oda token revoke-all` all. What is `open` needs none.\n\n\
          The `Host` of a request must be `localhost`, an IP address, or a name in `[rpc] hosts = [\"name\"]`, else it is \
          refused with 403: a web page that points its own name at this machine gets nothing (DNS rebinding). A request \
          with an `Origin`, as browsers send it, must come from the node's own address or from a host in that list. No \

@@ -20,6 +20,7 @@ pub mod schema;
 mod shapes;
 mod subscribe;
 mod token_key;
+mod token_list;
 pub mod tokens;
 mod types;
 
@@ -28,6 +29,7 @@ pub use cookie::{COOKIE_FILE, read_authorization};
 pub use page::{MAX_PAGE, MAX_PAGE_BYTES};
 pub use subscribe::Ended;
 pub use token_key::{TOKEN_KEY_FILE, TokenKeyFile};
+pub use token_list::{Listed, TOKEN_LIST_FILE, TokenId, TokenList, token_name};
 pub use types::*;
 
 use crate::full::Shared;
@@ -153,7 +155,7 @@ pub async fn serve(
     let metrics = Arc::new(Metrics::new(shared.clone()));
     let replays = Arc::new(Semaphore::new(1));
     let api = ApiImpl { shared: shared.clone(), blocks, slow_consumer: limits.slow_consumer, replays };
-    let doorkeeper = Doorkeeper(TokenKeyFile::of(datadir));
+    let doorkeeper = Doorkeeper::of(datadir);
     let guard = Guard { metrics: metrics.clone(), limits, doorkeeper };
     let listen = config.listen;
     let builder = Server::builder().set_config(server_config).set_rpc_middleware(RpcServiceBuilder::new().layer(guard));

@@ -4,21 +4,23 @@
 //! can make it narrower without asking anybody, and nobody can make it wider. Its caveats are `allow=` (a list of
 //! `method:NAME` and `class:NAME`, any of which opens) and `valid_until=` (seconds since 1970). Each may appear again; a
 //! call must pass every one of them. A caveat this release does not know refuses the token: to skip one would grant
-//! what its author took away.
+//! what its author took away. A token holds while it is on the list of its data directory ([`super::token_list`]),
+//! where each can be struck out alone.
 
 use super::errors::{BAD_TOKEN, BEYOND_TOKEN, TOKEN_EXPIRED};
 use super::schema::{self, Auth, Method};
 use super::token_key::TokenKeyFile;
+use super::token_list::{ID_BYTES, TokenId, TokenList};
 use anyhow::{Context, Result};
 use oda_lightning::l402::{Bearer, MAX_MACAROON_TEXT_BYTES, RootKey};
 use rand_core::{OsRng, RngCore as _};
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 /// What a macaroon of this server's is for; the number is this format's.
 const PURPOSE: &[u8] = b"oda rpc token 1:";
 const LOCATION: &str = "oda";
-const ID_BYTES: usize = 16;
 const ALLOW: &str = "allow";
 const VALID_UNTIL: &str = "valid_until";
 /// A longer one is cut before it is kept for a connection, and refused as too long.
@@ -93,7 +95,7 @@ pub struct Narrowing {
     pub valid_until_s: Option<u64>,
 }
 
-/// A new token: all that the cookie opens, less what it is narrowed by.
+/// A new token: all that the cookie opens, less what it is narrowed by. It opens nothing until it is listed.
 ///
 /// # Errors
 /// If it would be too long.
@@ -121,7 +123,12 @@ pub fn narrow(token: &Bearer, narrowing: &Narrowing) -> Result<Bearer> {
 }
 
 fn is_ours(token: &Bearer) -> bool {
-    token.identifier().strip_prefix(PURPOSE).is_some_and(|id| id.len() == ID_BYTES)
+    id(token).is_some()
+}
+
+/// Which token this is, or was narrowed from; none if it is for something else.
+pub fn id(token: &Bearer) -> Option<TokenId> {
+    Some(TokenId(token.identifier().strip_prefix(PURPOSE)?.try_into().ok()?))
 }
 
 /// Why a token does not open a method.
@@ -151,9 +158,17 @@ impl Refused {
 
 /// Judges the tokens shown to a server.
 #[derive(Clone, Debug)]
-pub(super) struct Doorkeeper(pub(super) TokenKeyFile);
+pub(super) struct Doorkeeper {
+    key: TokenKeyFile,
+    list: TokenList,
+}
 
 impl Doorkeeper {
+    /// That of this data directory.
+    pub(super) fn of(datadir: &Path) -> Self {
+        Self { key: TokenKeyFile::of(datadir), list: TokenList::of(datadir) }
+    }
+
     /// Whether this text is a token that opens a method now.
     ///
     /// # Errors
@@ -161,16 +176,24 @@ impl Doorkeeper {
     pub(super) fn judge(&self, text: &str, method: &Method, now_ms: u64) -> Result<(), Refused> {
         let bad = |why: String| Refused::Bad(why);
         let token = Bearer::from_base64(text).map_err(|e| bad(e.to_string()))?;
-        if !is_ours(&token) {
-            return Err(bad("it is for something else".into()));
-        }
-        let key = self.0.read().map_err(|e| {
+        let id = id(&token).ok_or_else(|| bad("it is for something else".into()))?;
+        let unreadable = |what: &str, e: anyhow::Error| {
             tracing::error!("a token was shown, and {e:#}");
-            bad("the node cannot read its key, see its log".into())
-        })?;
+            bad(format!("the node cannot read its {what}, see its log"))
+        };
+        let key = self.key.read().map_err(|e| unreadable("key", e))?;
         let key = key.ok_or_else(|| bad("this node has made none".into()))?;
         token.check_signature(&key).map_err(|_| bad("it was withdrawn, changed, or made elsewhere".into()))?;
-        judge(&token, method, now_ms)
+        let judged = judge(&token, method, now_ms);
+        // what has expired may have gone from the list: its holder is told of the time
+        if let Err(Refused::Bad(_) | Refused::Expired(_)) = judged {
+            return judged;
+        }
+        // looked up only for what was made here, so that nobody else makes the node read it
+        match self.list.has(&id).map_err(|e| unreadable("list of tokens", e))? {
+            true => judged,
+            false => Err(bad("it was withdrawn".into())),
+        }
     }
 }
 
@@ -203,6 +226,7 @@ fn judge(token: &Bearer, method: &Method, now_ms: u64) -> Result<(), Refused> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::token_list::Listed;
     use super::schema::METHODS;
     use super::*;
 
@@ -214,9 +238,17 @@ mod tests {
 
     fn door() -> (tempfile::TempDir, Doorkeeper, RootKey) {
         let dir = tempfile::tempdir().unwrap();
-        let file = TokenKeyFile::of(dir.path());
-        let key = file.read_or_make().unwrap();
-        (dir, Doorkeeper(file), key)
+        let door = Doorkeeper::of(dir.path());
+        let key = door.key.read_or_make().unwrap();
+        (dir, door, key)
+    }
+
+    /// A token that was given out.
+    fn given(door: &Doorkeeper, key: &RootKey, narrowing: &Narrowing) -> Bearer {
+        let token = make(key, narrowing).unwrap();
+        let id = id(&token).unwrap();
+        door.list.add(Listed { id, valid_until_s: None, name: None }, 0).unwrap();
+        token
     }
 
     fn only(allow: &[&str], valid_until_s: Option<u64>) -> Narrowing {
@@ -242,7 +274,7 @@ mod tests {
             vec![only(&["method:oda_later", "class:later"], None)],
         ];
         for narrowings in all {
-            let mut token = make(&key, &Narrowing::default()).unwrap();
+            let mut token = given(&door, &key, &Narrowing::default());
             for each in &narrowings {
                 token = narrow(&token, each).unwrap();
             }
@@ -260,7 +292,7 @@ mod tests {
         let (_dir, door, key) = door();
         let end_s = NOW_MS / 1000 + 10;
         for ends in [[end_s, end_s + 5], [end_s + 5, end_s]] {
-            let token = make(&key, &only(&[], Some(ends[0]))).unwrap();
+            let token = given(&door, &key, &only(&[], Some(ends[0])));
             let text = narrow(&token, &only(&[], Some(ends[1]))).unwrap().to_base64().unwrap();
             assert_eq!(door.judge(&text, stop(), end_s * 1000 - 1), Ok(()));
             assert_eq!(door.judge(&text, stop(), end_s * 1000), Err(Refused::Expired(end_s)));
@@ -270,7 +302,7 @@ mod tests {
     #[test]
     fn what_is_unknown_or_unreadable_refuses() {
         let (_dir, door, key) = door();
-        let token = make(&key, &Narrowing::default()).unwrap();
+        let token = given(&door, &key, &Narrowing::default());
         for (caveat, value) in [
             ("ip", "127.0.0.1"),
             ("Allow", "method:oda_stop"),
@@ -302,7 +334,7 @@ mod tests {
     #[test]
     fn forged_changed_and_withdrawn_tokens_are_refused() {
         let (_dir, door, key) = door();
-        let scoped = make(&key, &only(&["method:oda_ban"], Some(NOW_MS / 1000 + 9))).unwrap();
+        let scoped = given(&door, &key, &only(&["method:oda_ban"], Some(NOW_MS / 1000 + 9)));
         let bytes = scoped.to_bytes().unwrap();
         assert_eq!(code(door.judge(&scoped.to_base64().unwrap(), stop(), NOW_MS)), BEYOND_TOKEN);
         let judge = |token: &Bearer| code(door.judge(&token.to_base64().unwrap(), stop(), NOW_MS));
@@ -320,7 +352,7 @@ mod tests {
         }
         // another key, another purpose
         let other = RootKey::new(&zeroize::Zeroizing::new([7; 32]));
-        assert_eq!(judge(&make(&other, &Narrowing::default()).unwrap()), BAD_TOKEN);
+        assert_eq!(judge(&given(&door, &other, &Narrowing::default())), BAD_TOKEN);
         for identifier in [&b"something else"[..], b"oda rpc token 1:short", b"oda rpc token 2:0123456789abcdef"] {
             let foreign = Bearer::mint(&key, LOCATION, identifier).unwrap();
             assert_eq!(judge(&foreign), BAD_TOKEN);
@@ -329,9 +361,33 @@ mod tests {
         for text in ["", "x", "====", &"A".repeat(KEPT_BYTES), &"\u{fc}".repeat(9)] {
             assert_eq!(code(door.judge(text, stop(), NOW_MS)), BAD_TOKEN);
         }
-        let good = make(&key, &Narrowing::default()).unwrap();
+        let good = given(&door, &key, &Narrowing::default());
         assert_eq!(judge(&good), 0);
-        door.0.replace().unwrap();
+        door.key.replace().unwrap();
         assert_eq!(judge(&good), BAD_TOKEN, "withdrawn");
+    }
+
+    #[test]
+    fn one_token_is_withdrawn_and_the_others_hold() {
+        let (dir, door, key) = door();
+        let [first, second] = [0; 2].map(|_| given(&door, &key, &only(&["method:oda_stop"], None)));
+        let judge = |token: &Bearer| code(door.judge(&token.to_base64().unwrap(), stop(), NOW_MS));
+        let narrowed = narrow(&first, &only(&[], Some(NOW_MS / 1000 + 9))).unwrap();
+        assert_eq!((judge(&first), judge(&narrowed), judge(&second)), (0, 0, 0));
+        door.list.withdraw(&id(&first).unwrap().to_string()).unwrap();
+        assert_eq!((judge(&first), judge(&narrowed), judge(&second)), (BAD_TOKEN, BAD_TOKEN, 0));
+        // one that expired and has gone from the list is told so; one that was never given out is none
+        let expired = make(&key, &only(&[], Some(NOW_MS / 1000))).unwrap();
+        assert_eq!(judge(&expired), TOKEN_EXPIRED);
+        assert_eq!(judge(&make(&key, &Narrowing::default()).unwrap()), BAD_TOKEN);
+        // what does not open the method is told no more than that it is withdrawn
+        let other = narrow(&first, &only(&["method:oda_ban"], None)).unwrap();
+        assert_eq!(judge(&other), BAD_TOKEN);
+        // without the list, or with a damaged one, nothing is let through
+        let list = dir.path().join(super::super::token_list::TOKEN_LIST_FILE);
+        std::fs::write(&list, "x").unwrap();
+        assert_eq!(judge(&second), BAD_TOKEN);
+        std::fs::remove_file(&list).unwrap();
+        assert_eq!(judge(&second), BAD_TOKEN);
     }
 }

@@ -110,6 +110,42 @@ async fn a_token_is_narrowed_offline_expires_and_is_withdrawn() {
     assert_eq!(code(&stand, &all, "oda_ban").await, BAD_TOKEN);
 }
 
+#[tokio::test]
+async fn one_token_is_withdrawn_by_name_or_identifier_and_the_others_hold() {
+    let stand = Stand::new().await;
+    let dir = stand.dir.path().to_str().unwrap().to_string();
+    let [alice, bob, anonymous] = [&["--name", "alice"][..], &["--name", "bob"], &[]]
+        .map(|n| make(&stand, &[&["--method", "oda_ban"], n].concat()));
+    let lent = token(&["narrow", &alice, "--expires-in", "1h"]).unwrap();
+    let codes = async |all: [&String; 4]| {
+        let mut found = Vec::new();
+        for token in all {
+            found.push(code(&stand, token, "oda_ban").await);
+        }
+        found
+    };
+    let all = [&alice, &lent, &bob, &anonymous];
+    assert_eq!(codes(all).await, [0; 4]);
+    assert!(token(&["make", "--datadir", &dir, "--class", "write", "--name", "bob"]).unwrap_err().contains("bob"));
+    let listed = token(&["list", "--datadir", &dir]).unwrap();
+    let words: Vec<Vec<&str>> = listed.lines().map(|line| line.split(' ').collect()).collect();
+    assert_eq!(words.iter().map(|w| w[2]).collect::<Vec<_>>(), ["alice", "bob", "-"]);
+    assert!(!listed.contains(&alice), "the tokens themselves are not kept");
+    for nobody in ["carol", "-", &"00".repeat(16)] {
+        assert!(token(&["revoke", "--datadir", &dir, nobody]).unwrap_err().contains("no token"), "{nobody}");
+    }
+    assert!(token(&["revoke", "--datadir", &dir, "alice"]).unwrap().contains(words[0][0]));
+    assert_eq!(codes(all).await, [BAD_TOKEN, BAD_TOKEN, 0, 0]);
+    token(&["revoke", "--datadir", &dir, words[2][0]]).unwrap();
+    assert_eq!(codes(all).await, [BAD_TOKEN, BAD_TOKEN, 0, BAD_TOKEN]);
+    // the name is free again, and the old token stays withdrawn
+    let again = make(&stand, &["--method", "oda_ban", "--name", "alice"]);
+    assert_eq!(codes([&again, &lent, &bob, &alice]).await, [0, BAD_TOKEN, 0, BAD_TOKEN]);
+    token(&["revoke-all", "--datadir", &dir]).unwrap();
+    assert_eq!(codes(all).await, [BAD_TOKEN; 4]);
+    assert_eq!(token(&["list", "--datadir", &dir]).unwrap(), "");
+}
+
 #[tokio::test] // K3
 async fn what_is_no_token_opens_nothing() {
     let (stand, other) = (Stand::new().await, Stand::new().await);
@@ -138,6 +174,8 @@ fn bad_usage_is_refused_before_a_key_is_made() {
         &["make", "--datadir", path, "--method", "oda_nothing"],
         &["make", "--datadir", path, "--class", "admin"],
         &["make", "--datadir", path, "--class", "write", "--expires-in", "soon"],
+        &["make", "--datadir", path, "--class", "write", "--name", "two words"],
+        &["revoke", "--datadir", "/nowhere/at/all", "alice"],
         &["narrow", "nonsense"],
         &["revoke-all", "--datadir", "/nowhere/at/all"],
     ] {
