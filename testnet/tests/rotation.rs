@@ -6,7 +6,7 @@ mod common;
 
 use anyhow::{Context, Result, ensure};
 use common::{Story, options, tell};
-use oda_testnet::config::Role;
+use oda_testnet::config::{NODE_FILE, Role};
 use oda_testnet::demo::view::Money;
 use oda_testnet::genesis::Options;
 use oda_testnet::rpc::{Federation, ValidatorStatus};
@@ -123,6 +123,58 @@ impl Story {
         Ok(())
     }
 
+    /// L4, D3: a node with an empty disk begins with its peers' snapshot instead of block 1, follows on, and shows what
+    /// was written before it.
+    async fn begin_with_snapshot(&mut self, name: &str) -> Result<()> {
+        let dir = self.network.datadir(name);
+        let (log, config) = (dir.join("log"), dir.join(NODE_FILE));
+        std::fs::remove_dir_all(dir.join("ledger"))?;
+        let told = std::fs::read_to_string(&config)?;
+        ensure!(!told.contains("[ledger]"), "the test adds this table: {told}");
+        std::fs::write(&config, format!("{told}\n[ledger]\nsnapshot_sync = true\n"))?;
+        let before = std::fs::metadata(&log)?.len();
+        self.network.start(name)?;
+        self.network.wait_ready(name).await?;
+        let height = self.tip("validator-0").await?.0;
+        self.height(name, height + 1).await.context("a node that begins with a snapshot")?;
+        self.same_ledger(name, "validator-0").await?;
+        let bytes = std::fs::read(&log)?;
+        let said = String::from_utf8_lossy(bytes.get(usize::try_from(before)?..).context("a shorter log")?);
+        ensure!(said.contains("the ledger begins with a snapshot"), "it replayed: {}", self.network.log_tail(name));
+        // it cannot have asked for block 1, for a node keeps every block it was given
+        let rpc = self.network.rpc(name)?;
+        let first = rpc.block(1).await.err().context("it has block 1")?.to_string();
+        ensure!(first.contains("whole blocks begin at"), "{first}");
+
+        // a block above the snapshot has to be attested before either can be shown
+        let genesis = self.network.dir().join("genesis.json").display().to_string();
+        let address = format!("http://{}", self.network.file().node(name)?.rpc.context("no RPC")?);
+        let model = self.follower.model_id().await?.to_string();
+        let out = self.network.dir().join("begun.proof").display().to_string();
+        let what = ["proof", "get", "outcome", &model, "1", "--genesis", &genesis, "--rpc", &address, "--out", &out];
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let (shown, said) = self.oda(&what)?;
+            let checked = rpc.verify_ledger().await;
+            if shown && checked.is_ok() {
+                break;
+            }
+            ensure!(Instant::now() < deadline, "no proof or no check: {said}\n{checked:?}");
+            self.pass().await?;
+        }
+        let (ok, said) = self.oda(&["--json", "proof", "check", &out, "--genesis", &genesis])?;
+        let told: serde_json::Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+        ensure!(ok && told["kind"] == "outcome" && told["record"]["outcome"]["round"] == 1, "{said}");
+        ensure!(told["record"]["height"].as_u64() < told["checkpoint"]["height"].as_u64(), "{said}");
+
+        // what it wrote by itself is whole: checked from the disk, from a block far above the first
+        self.network.stop(name).await?;
+        let (ok, said) = self.oda(&["--json", "ledger", "verify", "--datadir", &dir.display().to_string()])?;
+        let told: serde_json::Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+        ensure!(ok && told["blocks_from"].as_u64().is_some_and(|from| from > 1), "{said}");
+        Ok(())
+    }
+
     /// L4: records of the ledger, shown offline from the genesis file alone; a changed file shows nothing.
     async fn prove(&mut self) -> Result<()> {
         let genesis = self.network.dir().join("genesis.json").display().to_string();
@@ -220,6 +272,8 @@ async fn play(story: &mut Story) -> Result<()> {
     story.height("observer-0", height).await.context("a node with an empty disk")?;
     story.same_ledger("observer-0", "validator-0").await?;
     story.network.rpc("observer-0")?.verify_ledger().await?;
+    story.network.stop("observer-0").await?;
+    story.begin_with_snapshot("observer-0").await?;
 
     // the killed validator comes back, catches up, and may be drawn again
     story.network.start(&victim.name)?;
