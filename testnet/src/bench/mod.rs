@@ -36,6 +36,9 @@ pub struct Options {
     /// A quarter of the time, for a first look.
     #[arg(long)]
     pub quick: bool,
+    /// Start a node with a ledger of 1,000,000 records, which takes minutes to make, instead of 250,000.
+    #[arg(long)]
+    pub whole: bool,
     /// Only these: blocks, idle, attestation, dkg, history, payments.
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
