@@ -71,11 +71,6 @@ impl ErrorFeedback {
         delta::encode(dense.len(), training, &chunks).unwrap_or_default()
     }
 
-    /// Forgets what is held back: the head it was made for is gone.
-    pub fn discard(&mut self) {
-        self.residual.fill(0.0);
-    }
-
     /// The remainder for the disk: f32, little-endian.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.residual.iter().flat_map(|v| v.to_le_bytes()).collect()
@@ -352,8 +347,6 @@ mod tests {
         assert!(error(99, &bytes).contains("100 parameters, the model has 99"));
         assert!(error(100, &bytes[..399]).contains("399"));
         assert!(error(1, &f32::NAN.to_le_bytes()).contains("NaN"));
-        again.discard();
-        assert_eq!(again, ErrorFeedback::new(100));
         // another model
         assert_eq!(feedback.compress(&dense[..50], &t), compress(&dense[..50], &t));
     }

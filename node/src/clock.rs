@@ -1,4 +1,4 @@
-//! The node's clock: the only place that reads it.
+//! The node's clock, as told to others and written down; `lite::machine` compares file times by itself.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

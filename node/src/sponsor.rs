@@ -145,7 +145,7 @@ impl SponsorHost {
             .map(|(_, bytes)| codec::decode(&bytes))
             .collect::<Result<Vec<PayRecord>, _>>()
             .context(
-                "a payment record is damaged: restore the payments directory from a backup before paying anyone",
+                "a payment record is damaged: do not put an older copy back; keep the directory as it is and see docs/operating.md, section 5",
             )?;
         let mut engine = Sponsor::new(me, known);
         let planted = records
@@ -153,7 +153,7 @@ impl SponsorHost {
             .into_iter()
             .map(|(_, bytes)| codec::decode(&bytes))
             .collect::<Result<Vec<DecoyRecord>, _>>()
-            .context("a decoy record is damaged: restore the payments directory from a backup")?;
+            .context("a decoy record is damaged: do not put an older copy back; keep the directory as it is and see docs/operating.md, section 5")?;
         let fees = match config.submissions {
             Some(_) => {
                 let records = RocksRecords::open(&datadir.join("submissions"), state.chain());

@@ -75,7 +75,7 @@ impl FeeBook {
         let mut used = BTreeMap::new();
         for (_, bytes) in records.scan(PREFIX, MAX_FEES)? {
             let record: FeeRecord = codec::decode(&bytes)
-                .context("a record of a submission fee is damaged: restore the submissions directory from a backup")?;
+                .context("a record of a submission fee is damaged: do not put an older copy back; keep the directory as it is and see docs/operating.md, section 5")?;
             used.insert(record.token, record);
         }
         let paid = used.values().map(|r| r.claim).collect();

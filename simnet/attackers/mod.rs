@@ -79,7 +79,7 @@ pub enum Role {
 pub struct Kind {
     /// Its name, which is its file's.
     pub name: &'static str,
-    /// Rows of the attack table (docs/spec.md).
+    /// Rows of the attack table (docs/threat-model.md).
     pub rows: &'static [u8],
     /// What it is.
     pub role: Role,

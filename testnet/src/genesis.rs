@@ -64,10 +64,10 @@ pub struct Options {
     /// How many of the trainers, counted from the last, submit dishonest work.
     #[arg(long, default_value_t = 1)]
     pub cheats: usize,
-    /// What they submit, by a name of `testnet attack --list`, instead of every kind in turn.
+    /// What they submit, by a name that `testnet attack` lists, instead of every kind in turn.
     #[arg(long)]
     pub cheat_as: Option<String>,
-    /// What the lying validators do, by a name of `testnet attack --list`, instead of everything.
+    /// What the lying validators do, by a name that `testnet attack` lists, instead of everything.
     #[arg(long)]
     pub lie_as: Option<String>,
     /// First port; each service takes the next. 0 takes free ones.

@@ -33,12 +33,6 @@ impl TrancheSet {
     pub fn iter(self) -> impl Iterator<Item = usize> {
         (0..8).filter(move |i| self.contains(*i))
     }
-
-    /// Those of both.
-    #[must_use]
-    pub fn union(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
 }
 
 impl FromIterator<usize> for TrancheSet {

@@ -92,7 +92,7 @@ pub enum LightningError {
         source: std::io::Error,
     },
     /// A file holds something else than was written.
-    #[error("{} is damaged ({why}): restore it from a backup before using the wallet", path.display())]
+    #[error("{} is damaged ({why}): an older copy of a wallet loses money, so put none back; see \"Restore a wallet\" in docs/operating.md", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

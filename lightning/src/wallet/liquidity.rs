@@ -92,9 +92,4 @@ impl Wallet {
             },
         }
     }
-
-    /// Whether a provider is configured.
-    pub fn has_liquidity_provider(&self) -> bool {
-        self.provider.is_some()
-    }
 }

@@ -366,7 +366,7 @@ impl Submissions {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trainer {
-    /// Threads for training; 0 takes one.
+    /// Threads for training; 0: as many as `[lite] max_cpu_percent` allows.
     #[serde(default)]
     pub threads: u32,
     /// Where to train: "auto" (a GPU if libtorch finds one), "cpu" or "cuda".

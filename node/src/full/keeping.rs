@@ -10,9 +10,8 @@ use crate::custody::{Bounds, Census, Keeper, Pace, Peers};
 use crate::net::Topic;
 use crate::peers::{PeerBook, signed_anew};
 use oda_consensus::codec;
-use oda_consensus::ids::NodeId;
 use oda_consensus::wire::Role;
-use oda_storage::Blobs;
+use oda_storage::{BlobAddr, Blobs};
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -67,12 +66,19 @@ async fn keep(
     }
 }
 
-/// Full nodes that were heard of lately, and where they serve blobs.
-fn present(book: &PeerBook, me: NodeId, now_ms: u64) -> Peers {
+/// Whether a node serves blobs to its own machine only.
+fn is_local(addr: &BlobAddr) -> bool {
+    addr.sockets.iter().all(|socket| socket.ip().is_loopback())
+}
+
+/// Full nodes that were heard of lately, and where they serve blobs. One that serves its own machine only keeps nothing for
+/// nodes on others.
+fn present(book: &PeerBook, me: &BlobAddr, now_ms: u64) -> Peers {
     let is_recent = |seq_ms: u64| now_ms.saturating_sub(seq_ms) < LEFT_AFTER_MS;
     let records = book.all().map(|signed| &signed.record);
-    let others = records.filter(|r| r.role == Role::Full && r.node != me && is_recent(r.seq_ms));
-    others.filter_map(crate::peers::blob_addr).map(|addr| (addr.node, addr)).collect()
+    let others = records.filter(|r| r.role == Role::Full && r.node != me.node && is_recent(r.seq_ms));
+    let reached = others.filter_map(crate::peers::blob_addr).filter(|addr| is_local(me) || !is_local(addr));
+    reached.map(|addr| (addr.node, addr)).collect()
 }
 
 impl Core {
@@ -87,7 +93,7 @@ impl Core {
         }
         if self.keeping.told.is_none_or(|at| since(at) >= TELL_EVERY_MS) {
             self.keeping.told = Some(Instant::now());
-            self.keeping.peers.send_replace(Arc::new(present(&self.book, self.me, now_ms())));
+            self.keeping.peers.send_replace(Arc::new(present(&self.book, &self.blobs.addr(), now_ms())));
         }
     }
 }
@@ -95,9 +101,13 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oda_consensus::ids::ChainId;
+    use oda_consensus::ids::{ChainId, NodeId};
     use oda_consensus::keys::NodeKey;
     use oda_consensus::wire::{PeerRecord, SignedPeerRecord};
+
+    fn at(node: NodeId, socket: &str) -> BlobAddr {
+        BlobAddr { node, sockets: vec![socket.parse().unwrap()] }
+    }
 
     #[test] // D2: who left, who only trains and who serves nothing keeps nothing
     fn only_full_nodes_heard_of_lately_count() {
@@ -118,11 +128,14 @@ mod tests {
             let record = PeerRecord { node, seq_ms, role, blobs, p2p: vec![], lightning: None, submissions: None };
             assert_eq!(book.insert(SignedPeerRecord::new(record, key, chain), now), Some(true));
         }
-        let there: Vec<NodeId> = present(&book, NodeId([9; 32]), now).into_keys().collect();
+        let there: Vec<NodeId> = present(&book, &at(NodeId([9; 32]), "127.0.0.1:9"), now).into_keys().collect();
         let mut expected = vec![keys[0].id(), keys[1].id()];
         expected.sort();
         assert_eq!(there, expected);
-        assert_eq!(present(&book, keys[0].id(), now).len(), 1, "this node is no peer of its own");
+        let own = at(keys[0].id(), "127.0.0.1:9");
+        assert_eq!(present(&book, &own, now).len(), 1, "this node is no peer of its own");
+        let elsewhere = at(NodeId([9; 32]), "203.0.113.7:9");
+        assert_eq!(present(&book, &elsewhere, now), Peers::new(), "nobody there can be reached from another machine");
         // made anew, the record of one that was silent counts again
         let old = book.all().find(|r| r.record.node == keys[2].id()).unwrap().clone();
         let anew = signed_anew(&old, &keys[2], chain);

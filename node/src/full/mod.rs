@@ -105,7 +105,8 @@ impl Duty {
             .into_iter()
             .map(|(_, bytes)| codec::decode(&bytes))
             .collect::<Result<Vec<ScoreRecord>, _>>()
-            .context("a score record is damaged: restore the scores directory from a backup before judging again")?;
+            .context("a score record is damaged: an older copy would make this validator say two things, so put none back; start without \
+                 --validator and follow \"Restore a validator\" in docs/operating.md")?;
         let engine = Validator::new(identity.key.id(), identity.encryption.clone(), known);
         Ok(Self { engine, records, options: options.clone() })
     }
