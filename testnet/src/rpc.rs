@@ -63,6 +63,17 @@ pub struct Validator {
     pub status: ValidatorStatus,
     /// How it has served.
     pub record: Record,
+    /// How it answered storage challenges, once it was asked (D2).
+    pub storage: Option<Storage>,
+}
+
+/// Storage challenges of a validator.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Storage {
+    /// Answered.
+    pub kept: u64,
+    /// Not answered.
+    pub missed: u64,
 }
 
 /// Whether a validator may be drawn.

@@ -22,6 +22,19 @@ impl Story {
         self.follower.rpc().await?.federation().await
     }
 
+    // D2: some validators have shown what they keep. Whom a draw asks, and how busy the machine is meanwhile, is chance.
+    async fn storage_is_shown(&mut self) -> Result<()> {
+        let mut f = self.federation().await?;
+        for _ in 0..6 {
+            let kept: u64 = f.validators.iter().filter_map(|v| v.storage).map(|s| s.kept).sum();
+            if kept > 0 {
+                return Ok(());
+            }
+            f = self.epoch(f.epoch + 1).await?;
+        }
+        anyhow::bail!("nobody answered a storage challenge: {:#?}", f.validators)
+    }
+
     /// Waits until that epoch is in charge.
     async fn epoch(&mut self, epoch: u64) -> Result<Federation> {
         let deadline = Instant::now() + Duration::from_secs(90);
@@ -256,6 +269,7 @@ async fn play(story: &mut Story) -> Result<()> {
         story.rounds_over(over + 1).await?;
     }
     story.verify_chain(f.epoch)?;
+    story.storage_is_shown().await?;
     story.prove().await?;
 
     // away for epochs, and with nothing at all, a node catches up from any honest peer
