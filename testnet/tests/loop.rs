@@ -105,18 +105,6 @@ impl Story {
         self.rounds_over(over + 1).await.context("work should go on after the sponsor's return")
     }
 
-    // R3, N2: from here on nobody can fetch a blob from this trainer, as if it were behind a router; only the connections
-    // it opens itself carry its deltas. That it is paid is seen when it is killed between held and claimed.
-    async fn hide_a_trainer(&mut self) -> Result<()> {
-        self.network.kill9("trainer-0").await?;
-        let file = self.network.datadir("trainer-0").join("oda.toml");
-        let text = std::fs::read_to_string(&file)?;
-        let hidden = text.replacen("[blobs]\n", "[blobs]\nexternal = [\"127.0.0.1:9\"]\n", 1);
-        ensure!(hidden != text, "{} has no [blobs]", file.display());
-        std::fs::write(&file, hidden)?;
-        self.network.start("trainer-0")
-    }
-
     async fn start_late(&mut self) -> Result<()> {
         self.network.start("observer-0")?;
         self.network.wait_ready("observer-0").await?;
@@ -129,7 +117,6 @@ impl Story {
     }
 
     async fn play(&mut self) -> Result<()> {
-        self.hide_a_trainer().await.context("a trainer behind a router")?;
         self.rounds_over(2).await?;
         let summary = self.balanced().await.context("after two rounds")?;
         ensure!(summary.spent_msat > 0 && summary.adopted > 0, "{summary:#?}");
