@@ -1,10 +1,10 @@
 //! Who keeps which blobs, and how a node shows that it does (D2).
 //!
-//! To ask a node "do you still have it?" is worth nothing, and to fetch the whole blob from it now and then costs as much as
-//! keeping it. So the draw of each epoch names a few blobs, those validators that should keep them, and for each of these
-//! one chunk that nobody could know before. Whoever has the blob cuts the chunk out of it with the hashes that lead to the
-//! blob's own (BLAKE3 is a tree), a kilobyte or two, and anybody can check that with nothing but the ledger. Each node is
-//! asked for another chunk, so one node's answer is no help to the next.
+//! To ask a node "do you still have it?" is worth nothing, and to fetch the whole blob from it now and then costs as
+//! much as keeping it. So the draw of each epoch names a few blobs, those validators that should keep them, and for
+//! each of these one chunk that nobody could know before. Whoever has the blob cuts the chunk out of it with the hashes
+//! that lead to the blob's own (BLAKE3 is a tree), a kilobyte or two, and anybody can check that with nothing but the
+//! ledger. Each node is asked for another chunk, so one node's answer is no help to the next.
 //!
 //! What it does not show is *where* the bytes are: a node may fetch them from another when it is asked.
 
@@ -24,8 +24,8 @@ pub const CHUNK_BYTES: u64 = 1_024;
 /// Longest slice, bytes: a chunk, and two hashes on each level of the largest tree there can be.
 pub const MAX_SLICE_BYTES: usize = 1_024 + 64 * 54;
 
-/// Nodes by who keeps this blob first, the first `replicas` of them: when one leaves, its place goes to the next in each
-/// order, and no other blob moves (rendezvous hashing, Thaler and Ravishankar 1998).
+/// Nodes by who keeps this blob first, the first `replicas` of them: when one leaves, its place goes to the next in
+/// each order, and no other blob moves (rendezvous hashing, Thaler and Ravishankar 1998).
 pub fn keepers(blob: BlobHash, nodes: impl IntoIterator<Item = NodeId>, replicas: usize) -> Vec<NodeId> {
     let weight = |node: &NodeId| {
         let mut h = blake3::Hasher::new_derive_key("oda 2026 blob keepers");

@@ -41,3 +41,11 @@ pub mod wallet_socket;
 #[cfg(test)]
 mod wallet_tests;
 pub mod web;
+
+/// What to do about a damaged record of what this node has promised, measured or is owed (P6, C5): an older copy would have
+/// it say or pay something twice.
+pub(crate) fn damaged(what: &str) -> String {
+    format!(
+        "{what} is damaged: do not put an older copy back; keep the directory as it is and see docs/operating.md, section 5"
+    )
+}

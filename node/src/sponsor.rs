@@ -144,16 +144,14 @@ impl SponsorHost {
             .into_iter()
             .map(|(_, bytes)| codec::decode(&bytes))
             .collect::<Result<Vec<PayRecord>, _>>()
-            .context(
-                "a payment record is damaged: do not put an older copy back; keep the directory as it is and see docs/operating.md, section 5",
-            )?;
+            .with_context(|| crate::damaged("a payment record"))?;
         let mut engine = Sponsor::new(me, known);
         let planted = records
             .scan(DECOYS, MAX_RECORDS)?
             .into_iter()
             .map(|(_, bytes)| codec::decode(&bytes))
             .collect::<Result<Vec<DecoyRecord>, _>>()
-            .context("a decoy record is damaged: do not put an older copy back; keep the directory as it is and see docs/operating.md, section 5")?;
+            .with_context(|| crate::damaged("a decoy record"))?;
         let fees = match config.submissions {
             Some(_) => {
                 let records = RocksRecords::open(&datadir.join("submissions"), state.chain());

@@ -74,8 +74,8 @@ impl FeeBook {
     pub(crate) fn load(records: Box<dyn RecordStore>) -> Result<Self> {
         let mut used = BTreeMap::new();
         for (_, bytes) in records.scan(PREFIX, MAX_FEES)? {
-            let record: FeeRecord = codec::decode(&bytes)
-                .context("a record of a submission fee is damaged: do not put an older copy back; keep the directory as it is and see docs/operating.md, section 5")?;
+            let record: FeeRecord =
+                codec::decode(&bytes).with_context(|| crate::damaged("a record of a submission fee"))?;
             used.insert(record.token, record);
         }
         let paid = used.values().map(|r| r.claim).collect();

@@ -22,7 +22,8 @@ impl Story {
         self.follower.rpc().await?.federation().await
     }
 
-    // D2: some validators have shown what they keep. Whom a draw asks, and how busy the machine is meanwhile, is chance.
+    // D2: some validators have shown what they keep. Whom a draw asks, and how busy the machine is meanwhile, is
+    // chance.
     async fn storage_is_shown(&mut self) -> Result<()> {
         let mut f = self.federation().await?;
         for _ in 0..6 {

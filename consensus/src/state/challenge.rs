@@ -1,10 +1,11 @@
-//! Storage challenges (D2): each epoch's draw asks some validators for a chunk of a blob they should keep, and the ledger
-//! remembers who showed it.
+//! Storage challenges (D2): each epoch's draw asks some validators for a chunk of a blob they should keep, and the
+//! ledger remembers who showed it.
 //!
 //! Nothing is written when the draw is made: what is asked follows from the ledger, and the first answer puts it there.
-//! Then it stands, whatever becomes of the models meanwhile, and so it ends too: when the next epoch's first answer comes,
-//! whoever has not answered has missed its turn. Nobody is paid or put out for it: a node may be restarted when it is asked,
-//! and a blob that its owner never published can be kept by nobody. So only blobs are asked for that judges must have had.
+//! Then it stands, whatever becomes of the models meanwhile, and so it ends too: when the next epoch's first answer
+//! comes, whoever has not answered has missed its turn. Nobody is paid or put out for it: a node may be restarted when
+//! it is asked, and a blob that its owner never published can be kept by nobody. So only blobs are asked for that
+//! judges must have had.
 
 use super::State;
 use super::entry::Entry;

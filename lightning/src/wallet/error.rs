@@ -92,7 +92,10 @@ pub enum LightningError {
         source: std::io::Error,
     },
     /// A file holds something else than was written.
-    #[error("{} is damaged ({why}): an older copy of a wallet loses money, so put none back; see \"Restore a wallet\" in docs/operating.md", path.display())]
+    #[error(
+        "{} is damaged ({why}): an older copy of a wallet loses money, so put none back; see docs/operating.md, section 5",
+        path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,

@@ -1,7 +1,7 @@
 //! Answers the ledger's storage challenges, beside the event loop (D2).
 //!
-//! What is asked follows from the ledger alone, so nothing is remembered: every few seconds this node looks whether it is
-//! asked, cuts the chunk out of the blob and submits it, again and again until its answer is on the ledger or the
+//! What is asked follows from the ledger alone, so nothing is remembered: every few seconds this node looks whether it
+//! is asked, cuts the chunk out of the blob and submits it, again and again until its answer is on the ledger or the
 //! challenge is over. Signatures repeat, so the same answer is one transaction. A blob that is not here is the keeper's
 //! business ([`crate::custody`]).
 

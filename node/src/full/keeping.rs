@@ -71,8 +71,8 @@ fn is_local(addr: &BlobAddr) -> bool {
     addr.sockets.iter().all(|socket| socket.ip().is_loopback())
 }
 
-/// Full nodes that were heard of lately, and where they serve blobs. One that serves its own machine only keeps nothing for
-/// nodes on others.
+/// Full nodes that were heard of lately, and where they serve blobs. One that serves its own machine only keeps nothing
+/// for nodes on others.
 fn present(book: &PeerBook, me: &BlobAddr, now_ms: u64) -> Peers {
     let is_recent = |seq_ms: u64| now_ms.saturating_sub(seq_ms) < LEFT_AFTER_MS;
     let records = book.all().map(|signed| &signed.record);

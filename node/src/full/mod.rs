@@ -105,8 +105,7 @@ impl Duty {
             .into_iter()
             .map(|(_, bytes)| codec::decode(&bytes))
             .collect::<Result<Vec<ScoreRecord>, _>>()
-            .context("a score record is damaged: an older copy would make this validator say two things, so put none back; start without \
-                 --validator and follow \"Restore a validator\" in docs/operating.md")?;
+            .with_context(|| crate::damaged("a score record"))?;
         let engine = Validator::new(identity.key.id(), identity.encryption.clone(), known);
         Ok(Self { engine, records, options: options.clone() })
     }

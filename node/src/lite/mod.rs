@@ -145,7 +145,7 @@ pub async fn run(
         .into_iter()
         .map(|(_, bytes)| codec::decode(&bytes))
         .collect::<Result<Vec<ClaimRecord>, _>>()
-        .context("a claim record is damaged: do not put an older copy back; keep the directory as it is and see docs/operating.md, section 5")?;
+        .with_context(|| crate::damaged("a claim record"))?;
     let blob_limits =
         BlobLimits { fetch_bytes_per_s: config.lite.max_download_kib_s.saturating_mul(1024), ..config.blobs.limits() };
     let blobs = Arc::new(

@@ -9,7 +9,8 @@ use oda_consensus::ids::BlobRef;
 const LENGTH_BYTES: usize = 8;
 
 impl Blobs {
-    /// Chunk number `chunk` (of [`custody::CHUNK_BYTES`], from 0) of a blob that is here, as [`custody::is_chunk`] takes it.
+    /// Chunk number `chunk` (of [`custody::CHUNK_BYTES`], from 0) of a blob that is here, as [`custody::is_chunk`]
+    /// takes it.
     ///
     /// # Errors
     /// [`BlobError::Missing`], [`BlobError::WrongLength`], [`BlobError::Damaged`], [`BlobError::Store`].

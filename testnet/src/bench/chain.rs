@@ -1,8 +1,8 @@
 //! A ledger of so many records, made by the rules in one go: what a network would write in weeks.
 //!
 //! A copied store would show neither what checking it costs nor what a peer sends. So these blocks are real: signed
-//! transactions, executed by the state machine, decided by Malachite (two validators in memory), and written as the file
-//! that `oda ledger export` writes, which every node verifies and takes.
+//! transactions, executed by the state machine, decided by Malachite (two validators in memory), and written as the
+//! file that `oda ledger export` writes, which every node verifies and takes.
 
 use anyhow::{Context, Result, ensure};
 use oda_consensus::bft::{Bft, BftConfig, BftEffect, BftInput, CommitCertificate, Timeouts};
