@@ -16,7 +16,7 @@ use crate::ids::{BlobRef, NodeId};
 use crate::record;
 use crate::tx::StorageProof;
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What an epoch's draw asks for.
 #[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode, Serialize)]
@@ -41,6 +41,12 @@ pub struct StorageRecord {
     pub last_kept: Option<u64>,
 }
 record!(StorageRecord, b"stor", 128);
+
+impl StorageRecord {
+    fn new(node: NodeId) -> Self {
+        Self { node, kept: 0, missed: 0, last_kept: None }
+    }
+}
 
 impl State {
     /// The challenge that is open: that of the coming epoch, from its draw until it begins.
@@ -91,31 +97,20 @@ impl State {
             return Err(TxError::BadSlice);
         }
         asked.answered = true;
-        let mut record = self.storage_record_or_new(who);
-        (record.kept, record.last_kept) = (record.kept.saturating_add(1), Some(proof.epoch));
-        let mut out = Vec::new();
-        // the first answer of an epoch ends the challenge before
-        if let Some(before) = self.challenge.as_deref().filter(|c| c.epoch < proof.epoch) {
-            for late in before.asked.iter().filter(|a| !a.answered).map(|a| a.node) {
-                // who has left is not asked
-                if self.validator(late).is_none_or(|v| v.status != ValidatorStatus::Active) {
-                    continue;
-                }
-                let mut missed = if late == who { record } else { self.storage_record_or_new(late) };
-                missed.missed = missed.missed.saturating_add(1);
-                if late == who {
-                    record = missed;
-                } else {
-                    out.push(Entry::Storage(missed));
-                }
-            }
+        let new = |node| self.storage_record(node).copied().unwrap_or(StorageRecord::new(node));
+        let mut records = BTreeMap::from([(who, new(who))]);
+        // the first answer of an epoch ends the challenge before; who has left is not asked
+        let before = self.challenge.as_deref().filter(|c| c.epoch < proof.epoch);
+        let is_active = |node| self.validator(node).is_some_and(|v| v.status == ValidatorStatus::Active);
+        for late in before.iter().flat_map(|c| &c.asked).filter(|a| !a.answered && is_active(a.node)) {
+            let record = records.entry(late.node).or_insert_with(|| new(late.node));
+            record.missed = record.missed.saturating_add(1);
         }
-        out.extend([Entry::Storage(record), Entry::Challenge(Box::new(challenge))]);
+        if let Some(record) = records.get_mut(&who) {
+            (record.kept, record.last_kept) = (record.kept.saturating_add(1), Some(proof.epoch));
+        }
+        let mut out: Vec<Entry> = records.into_values().map(Entry::Storage).collect();
+        out.push(Entry::Challenge(Box::new(challenge)));
         Ok(out)
-    }
-
-    fn storage_record_or_new(&self, node: NodeId) -> StorageRecord {
-        let new = StorageRecord { node, kept: 0, missed: 0, last_kept: None };
-        self.storage.get(&node).copied().unwrap_or(new)
     }
 }

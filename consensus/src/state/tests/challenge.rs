@@ -133,6 +133,17 @@ fn silence_is_written_down() {
     let mut seen = missed;
     seen.sort_unstable();
     assert_eq!(seen, expected);
+    // who missed its turn and answers now has done both
+    let is_real = |a: &&Asked| BLOBS.iter().any(|b| BlobRef::of(b) == a.blob);
+    let back = open.asked.iter().filter(is_real).find(|a| Some(a.node) != gone && a.node != first.node).unwrap();
+    let proof = StorageProof { epoch: 2, slice: answer_of(back) };
+    let entries = state.storage_proof(back.node, &proof).unwrap();
+    let of = |node| {
+        entries.iter().find_map(|e| if let Entry::Storage(r) = e { (r.node == node).then_some(*r) } else { None })
+    };
+    let record = of(back.node).unwrap();
+    assert_eq!((record.kept, record.missed, record.last_kept), (1, 1, Some(2)));
+    assert_eq!(of(first.node), None, "it missed nothing, and says nothing now");
 }
 
 /// The one node that answered the first challenge.
