@@ -14,6 +14,19 @@
 //! * `l402` (feature `l402`): requests paid over Lightning, both sides; needs none of the others.
 //!
 //! With no feature the crate is empty: whoever simulates money needs none of it.
+//!
+//! ```
+//! # #[cfg(feature = "l402")] {
+//! use oda_lightning::l402::{Bearer, RootKey};
+//!
+//! // a paid token: its holder may narrow what it opens before handing it on, nobody can widen it again
+//! let key = RootKey::new(&[7; 32].into());
+//! let token = Bearer::mint(&key, "https://sponsor.example", b"token 1").unwrap();
+//! let narrower = token.restrict("train_capabilities", "submit").unwrap();
+//! assert!(narrower.check_signature(&key).is_ok());
+//! assert!(narrower.check_signature(&RootKey::new(&[8; 32].into())).is_err());
+//! # }
+//! ```
 
 #[cfg(feature = "chain")]
 pub mod bitcoind;

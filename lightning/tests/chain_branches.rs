@@ -102,7 +102,7 @@ fn the_longest_branch_wins_and_the_first_of_equals() {
     accept(&mut chain, &young).unwrap();
 
     let replacing = spend(&[conflicted], &[rival]);
-    let theirs = branch(&chain, 103, 2, &[replacing.clone()]);
+    let theirs = branch(&chain, 103, 2, std::slice::from_ref(&replacing));
     chain.connect(theirs[0].clone()).unwrap();
     assert_eq!(chain.tip(), old, "equally long: the first one stays");
     assert_eq!(chain.connect(theirs[0].clone()), Err(ChainRejection::Duplicate));
@@ -366,7 +366,7 @@ fn a_dropped_transaction_waits_again_even_below_the_minimum_fee() {
     }
     mine(&mut chain);
     let cheap = pay(from[15], 1);
-    let block = chain.assemble_from(&[cheap.clone()], 0, to(), NOW_S).unwrap();
+    let block = chain.assemble_from(std::slice::from_ref(&cheap), 0, to(), NOW_S).unwrap();
     let hash = block.block_hash();
     chain.connect(block).unwrap();
     assert!(matches!(accept(&mut chain, &pay(from[14], 1)), Err(TxRejection::PoolFeeTooLow { .. })));

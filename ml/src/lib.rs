@@ -4,6 +4,16 @@
 //! weights are added up in plain Rust in a fixed order (S6), the forward pass runs in float64 and each
 //! sample's loss is rounded to a micro-nat (S2), and all that follows is integer arithmetic in
 //! `oda-consensus`. Only training, which nobody replays (S1), may be as fast and as inexact as it likes.
+//!
+//! ```
+//! use oda_ml::model_file::{gain_provable_unat, samples_needed};
+//!
+//! // S5: how many samples prove a gain of 0.02 nat three standard errors from chance, if the differences of
+//! // single samples spread by 0.5 nat? `oda model add` says so of each of a model's samples
+//! let samples = samples_needed(3_000, 500_000, 20_000);
+//! assert_eq!(samples, 5_625);
+//! assert_eq!(gain_provable_unat(3_000, 500_000, 5_625), 20_000);
+//! ```
 
 pub mod aggregate;
 #[cfg(feature = "torch")]

@@ -105,7 +105,7 @@ impl ChainFile {
     /// # Errors
     /// If it cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        std::fs::write(path, self.to_bytes()).with_context(|| format!("writing {}", path.display()))
+        crate::file::replace(path, &self.to_bytes()).with_context(|| format!("writing {}", path.display()))
     }
 
     /// Verifies everything but the extension, which needs the older file: the keys from the genesis on, the

@@ -116,22 +116,11 @@ impl Identity {
 /// # Errors
 /// If it cannot be written.
 pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     }
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| path.display().to_string())?;
-    file.write_all(bytes)?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    Ok(())
+    let line = Zeroizing::new([bytes, b"\n"].concat());
+    crate::file::replace_private(path, &line).with_context(|| path.display().to_string())
 }
 
 #[cfg(test)]

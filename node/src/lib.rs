@@ -2,6 +2,15 @@
 //!
 //! Engines decide, this crate does: it owns sockets, clock, disk and wallet, feeds what happens to the
 //! engines and carries out their effects in order.
+//!
+//! ```
+//! use oda_consensus::keys::NodeKey;
+//! use oda_node::net::{node_id, peer_id};
+//!
+//! // K1: the ledger's name of a node and libp2p's are one ed25519 key, so nobody keeps a table of who is who
+//! let node = NodeKey::from_secret(&[1; 32]).id();
+//! assert_eq!(peer_id(node).as_ref().and_then(node_id), Some(node));
+//! ```
 
 pub mod audit;
 pub mod chain_file;
@@ -11,6 +20,7 @@ pub mod config;
 pub mod config_show;
 pub mod custody;
 mod fees;
+mod file;
 pub mod full;
 pub mod identity;
 pub mod jobs;

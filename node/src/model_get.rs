@@ -78,10 +78,8 @@ async fn get(args: &GetArgs, dir: &Path, json: bool) -> Result<()> {
     asker.stop().await;
     let _ = blobs.shutdown().await;
     ensure!(weights.len() as u64 == verified.head.len, "the weights have another size than the ledger says");
-    let mut part = args.output.clone().into_os_string();
-    part.push(".part");
-    let written = std::fs::write(&part, &weights).and_then(|()| std::fs::rename(&part, &args.output));
-    written.with_context(|| format!("{}: give a place that can be written with -o", args.output.display()))?;
+    crate::file::replace(&args.output, &weights)
+        .with_context(|| format!("{}: give a place that can be written with -o", args.output.display()))?;
 
     let judged = verified.round.saturating_sub(1);
     let head = view.last.as_ref().and_then(|last| Some((last.outcome.adopted(), last.outcome.head.as_ref()?)));

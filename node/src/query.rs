@@ -1,6 +1,7 @@
 //! What `oda` asks a running full node, as tables for people or JSON for programs.
 
 use crate::rpc::{ApiClient, BlockInfo, ClaimInfo, CreditCursor, VerifyReport};
+use crate::top::short;
 use anyhow::{Context, Result};
 use jsonrpsee::core::client::Error as ClientError;
 use jsonrpsee::http_client::{HeaderMap, HeaderValue, HttpClient, HttpClientBuilder};
@@ -124,10 +125,6 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
     };
     line(header.iter().map(|h| (*h).to_string()).collect());
     rows.iter().for_each(|r| line(r.clone()));
-}
-
-fn short(v: &Value) -> String {
-    v.as_str().map_or(String::from("-"), |s| s.chars().take(8).collect())
 }
 
 /// `oda status`.

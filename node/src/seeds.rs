@@ -117,7 +117,7 @@ mod tests {
         assert!(error.contains("epoch-3") && error.contains("must not sign"), "{error}");
         let file = path(dir.path(), 3);
         let text = std::fs::read_to_string(&file).unwrap();
-        std::fs::write(&file, text.replacen(|c: char| c == '7' || c == 'a', "0", 1)).unwrap();
+        std::fs::write(&file, text.replacen(['7', 'a'], "0", 1)).unwrap();
         assert!(load(dir.path(), 3, &mine).is_err());
         std::fs::rename(&file, path(dir.path(), 4)).unwrap();
         std::fs::write(path(dir.path(), 4), &text).unwrap();

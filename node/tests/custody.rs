@@ -201,15 +201,13 @@ async fn half_of_the_nodes_leave_at_once() {
         .filter(|half| blobs.iter().all(|blob| kept(*half, blob) > 0))
         .min_by_key(|half| blobs.iter().map(|blob| kept(*half, blob)).sum::<usize>())
         .expect("some half leaves a copy of each");
-    let mut i = 0;
     let mut left = Vec::new();
-    for node in nodes {
+    for (i, node) in nodes.into_iter().enumerate() {
         if half >> i & 1 == 1 {
             node.blobs.shutdown().await.unwrap();
         } else {
             left.push(node);
         }
-        i += 1;
     }
     let found = copies(&left, &blobs).await;
     assert!(found.iter().all(|n| *n >= 1), "still there: {found:?}");

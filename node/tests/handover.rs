@@ -151,7 +151,7 @@ async fn a_trainer_nobody_can_reach_hands_its_delta_over() {
     .expect("the trainer connects");
     // its blobs cannot be fetched, which is all there was before
     let wait = Duration::from_secs(2);
-    assert!(jobs::delta(&first.blobs, &[dead.clone()], None, delta, wait).await.is_err());
+    assert!(jobs::delta(&first.blobs, std::slice::from_ref(&dead), None, delta, wait).await.is_err());
     let bytes = jobs::delta(&first.blobs, &[dead], Some(&first.puller), delta, WAIT).await.unwrap();
     assert!(bytes == delta_bytes() && first.blobs.has(&delta.blob).await.unwrap());
     // a member the trainer has no connection to gets it from the first, like any other blob

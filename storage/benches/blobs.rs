@@ -87,7 +87,7 @@ fn main() {
             // the liar is new each time: one that was caught is asked last for ten minutes
             let liar = Peer::start(secrets.take(), Manner::Lies, &[&bytes]).await;
             alone.push(bare(&mut secrets, &bytes, &plain_addr).await);
-            one.push(ours(&mut secrets, &bytes, &[a.clone()]).await);
+            one.push(ours(&mut secrets, &bytes, std::slice::from_ref(&a)).await);
             three.push(ours(&mut secrets, &bytes, &[a.clone(), b.clone(), c]).await);
             lied.push(ours(&mut secrets, &bytes, &[liar.addr.clone(), a, b]).await);
             assert!(liar.requests() > 0, "it was asked");

@@ -94,7 +94,7 @@ async fn an_interrupted_fetch_goes_on_from_what_is_on_disk() {
 
     let b = open(dir.path(), 30, quick).await;
     let good = Peer::start(34, Manner::Slowly(MIB, 0), &[&bytes]).await;
-    timeout(PATIENCE, b.fetch(&blob, &[good.addr.clone()], MAX_LEN, None)).await.unwrap().unwrap();
+    timeout(PATIENCE, b.fetch(&blob, std::slice::from_ref(&good.addr), MAX_LEN, None)).await.unwrap().unwrap();
     assert_eq!(b.get(&blob).await.unwrap(), bytes);
     let (held, again) = (2 * MIB as u64, good.sent_bytes());
     assert!(again < blob.len - held, "{again} of {} bytes travelled after more than {held} had arrived", blob.len);
@@ -121,9 +121,12 @@ async fn a_quiet_fetch_gives_way() {
         })
         .await
         .unwrap();
-        assert!(matches!(b.fetch_quietly(&soon, &[good.addr.clone()], MAX_LEN).await, Err(FetchError::GaveWay)));
+        assert!(matches!(
+            b.fetch_quietly(&soon, std::slice::from_ref(&good.addr), MAX_LEN).await,
+            Err(FetchError::GaveWay)
+        ));
         // the same blob as well: its lock is given free
-        timeout(PATIENCE, b.fetch(&wanted, &[good.addr.clone()], MAX_LEN, None)).await.unwrap().unwrap();
+        timeout(PATIENCE, b.fetch(&wanted, std::slice::from_ref(&good.addr), MAX_LEN, None)).await.unwrap().unwrap();
         let ended = timeout(PATIENCE, quiet).await.unwrap().unwrap();
         assert!(matches!(ended, Err(FetchError::GaveWay)), "{ended:?}");
         assert!(b.has(&wanted).await.unwrap());
@@ -132,6 +135,6 @@ async fn a_quiet_fetch_gives_way() {
     let later = noise(8, 50_000);
     let blob = BlobRef::of(&later);
     let good = Peer::start(43, Manner::Slowly(MIB, 0), &[&later]).await;
-    timeout(PATIENCE, b.fetch_quietly(&blob, &[good.addr.clone()], MAX_LEN)).await.unwrap().unwrap();
+    timeout(PATIENCE, b.fetch_quietly(&blob, std::slice::from_ref(&good.addr), MAX_LEN)).await.unwrap().unwrap();
     assert_eq!(b.get(&blob).await.unwrap(), later);
 }

@@ -25,7 +25,7 @@ async fn what_does_not_fit_is_refused_before_it_is_fetched() {
     let bytes = noise(3, 600_000);
     let blob = BlobRef::of(&bytes);
     let peer = Peer::start(2, Manner::Slowly(MIB, 0), &[&bytes]).await;
-    let error = b.fetch(&blob, &[peer.addr.clone()], MAX_LEN, None).await.unwrap_err();
+    let error = b.fetch(&blob, std::slice::from_ref(&peer.addr), MAX_LEN, None).await.unwrap_err();
     assert!(matches!(error, FetchError::Store(BlobError::Full { .. })), "{error}");
     assert_eq!(peer.requests(), 0, "the signed length is enough to say no");
     // what is here is not thrown away, costs nothing when it comes again, and small things still fit
@@ -63,7 +63,7 @@ async fn spare_blobs_make_room_and_others_stay() {
     let bytes = noise(20, 240_000);
     let blob = BlobRef::of(&bytes);
     let peer = Peer::start(4, Manner::Slowly(MIB, 0), &[&bytes]).await;
-    timeout(PATIENCE, b.fetch(&blob, &[peer.addr.clone()], MAX_LEN, None)).await.unwrap().unwrap();
+    timeout(PATIENCE, b.fetch(&blob, std::slice::from_ref(&peer.addr), MAX_LEN, None)).await.unwrap().unwrap();
     assert_eq!(here().await, [true, true, false, true]);
     // a blob that all spare ones together make no room for costs none of them
     assert!(matches!(b.add(noise(21, 900_000)).await, Err(BlobError::Full { .. })));
@@ -98,7 +98,7 @@ async fn leftovers_and_copies_count() {
     let b = open(dir.path(), 6, quota(5_000_000)).await;
     let bytes = noise(40, 4_000_000);
     let stalling = Peer::start(7, Manner::Stalls(3 * MIB), &[&bytes]).await;
-    let failed = b.fetch(&BlobRef::of(&bytes), &[stalling.addr.clone()], MAX_LEN, None).await;
+    let failed = b.fetch(&BlobRef::of(&bytes), std::slice::from_ref(&stalling.addr), MAX_LEN, None).await;
     assert!(matches!(failed, Err(FetchError::AllFailed { .. })), "{failed:?}");
     let first = timeout(PATIENCE, b.add(noise(41, 2_000_000))).await.unwrap().unwrap();
     b.file(&first).await.unwrap();

@@ -11,6 +11,14 @@
 //! * [`attack`] puts one kind of attacker into it.
 //! * [`bench`] measures consensus.
 //! * [`demo`] runs the whole loop and adds up the money to the millisatoshi.
+//!
+//! ```
+//! use oda_testnet::attack;
+//!
+//! // what `testnet attack` lists, and what `testnet attack noise` puts into a network
+//! assert!(attack::list().contains("noise"));
+//! assert!(attack::named("no such attack").is_err());
+//! ```
 
 pub mod attack;
 pub mod bench;

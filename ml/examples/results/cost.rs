@@ -158,7 +158,8 @@ fn times(model: &Model, turns: u32, seconds: f64) -> Result<(f64, f64, f64), MlE
         let all = || (0..passes).try_for_each(|_| TORCH.measure(m, &head, &model.data.eval, &gate).map(drop));
         Ok::<_, MlError>(clocked(all)?.1.cpu_s)
     };
-    (train(2)?, evaluate(1)?);
+    train(2)?; // the first of each sets libtorch up
+    evaluate(1)?;
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let times = |one: f64| (seconds / one.max(1e-9)).ceil().clamp(1.0, 1e6) as u32;
     let (steps, passes) = (times(train(10)? / 10.0), times(evaluate(1)?));

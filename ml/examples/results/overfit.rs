@@ -169,7 +169,7 @@ impl Submitter<'_> {
 
     /// Notes how things stand, now and then.
     fn note(&mut self, dense: &[f32], every: u32) -> Fallible<()> {
-        if self.asked % every == 0 || self.asked <= 1 {
+        if self.asked.is_multiple_of(every) || self.asked <= 1 {
             let (public, fresh) = self.both(dense)?;
             self.path.push((self.asked, public.0, fresh.0));
         }

@@ -37,7 +37,7 @@ fn spread(values: &[f64]) -> (f64, f64) {
     (mean, (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0)).sqrt())
 }
 
-fn of_kind<'a>(all: &'a [Setting], kind: usize, keep: impl Fn(&Setting) -> bool) -> Vec<&'a Claim> {
+fn of_kind(all: &[Setting], kind: usize, keep: impl Fn(&Setting) -> bool) -> Vec<&Claim> {
     all.iter().filter(|s| keep(s)).flat_map(|s| &s.claims).filter(|c| c.kind == kind).collect()
 }
 

@@ -209,7 +209,7 @@ impl<'a> Place<'a> {
         let seed = self.start.seed("batches", &[&id.0]);
         let Recipe { from: head, data, indices, steps, .. } = *how;
         let work = Work { manifest: &manifest, head, data, indices, steps, seed };
-        Ok(self.backend.train(&work, inner, &AtomicBool::new(false), &mut |_| {})?)
+        self.backend.train(&work, inner, &AtomicBool::new(false), &mut |_| {})
     }
 
     /// A whole honest run.

@@ -56,7 +56,7 @@ impl Core {
                 }
             }
             Response::Blocks(blocks) => {
-                if !self.syncing_from.is_some_and(|(from, _)| from == peer) {
+                if self.syncing_from.is_none_or(|(from, _)| from != peer) {
                     return Ok(());
                 }
                 self.syncing_from = None;

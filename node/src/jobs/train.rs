@@ -48,6 +48,9 @@ pub struct Training {
     pub stop: Arc<AtomicBool>,
 }
 
+/// A delta's bytes, and the gain that its trainer states, micro-nats.
+type Made = (Vec<u8>, i64);
+
 /// What became of a training.
 #[derive(Debug, Default)]
 pub struct Trained {
@@ -90,7 +93,7 @@ impl Training {
     }
 
     /// The training itself; blocks.
-    fn work(&self, job: &TrainJob, data: &ModelData, head: &[u8]) -> Result<(Option<(Vec<u8>, i64)>, Trained)> {
+    fn work(&self, job: &TrainJob, data: &ModelData, head: &[u8]) -> Result<(Option<Made>, Trained)> {
         let (m, t) = (&job.manifest, &job.manifest.training);
         set_threads(self.threads.max(1));
         let backend = Torch { device: self.options.device.parse()? };
@@ -122,7 +125,7 @@ impl Training {
         let mut pace = Pace::new(&self.valve, &self.stop);
         let mut watch = |s: oda_ml::Step| {
             pace.step();
-            if s.step % 10 == 0 || s.step == s.steps {
+            if s.step.is_multiple_of(10) || s.step == s.steps {
                 self.reporter.lite(&LiteEvent::Train { round, step: s.step, steps: s.steps, loss: s.loss });
             }
         };
@@ -189,9 +192,7 @@ impl State {
             for (path, bytes) in
                 Self::paths(dir, model).into_iter().zip([self.inner.to_bytes(), self.feedback.to_bytes()])
             {
-                let part = path.with_extension("part");
-                std::fs::write(&part, bytes)?;
-                std::fs::rename(part, path)?;
+                crate::file::replace(&path, &bytes)?;
             }
             Ok(())
         };

@@ -23,11 +23,14 @@ const COUNTED_MAX: usize = 4_096;
 /// Parts read at a time.
 const READS_MAX: usize = 64;
 
+/// A delta's name and bytes.
+type Read = (BlobRef, Arc<[u8]>);
+
 /// What was handed over, and the delta last read.
 pub struct Handover {
     given_bytes: BTreeMap<(ClaimId, NodeId), u64>,
     reads: Arc<Semaphore>,
-    last: Arc<Mutex<Option<(BlobRef, Arc<[u8]>)>>>,
+    last: Arc<Mutex<Option<Read>>>,
 }
 
 impl Default for Handover {

@@ -130,7 +130,7 @@ pub fn prepare(datadir: &Path, named: Option<&Path>) -> Result<Option<Made>> {
     std::fs::create_dir_all(datadir).with_context(|| datadir.display().to_string())?;
     let words = if has_words { None } else { Some(Identity::create(datadir)?) };
     let genesis = serde_json::to_vec_pretty(&join.genesis)?;
-    std::fs::write(datadir.join("genesis.json"), genesis).context("writing the genesis file")?;
+    crate::file::replace(&datadir.join("genesis.json"), &genesis).context("writing the genesis file")?;
     // last: with it the directory counts as ready. It may hold a password of the chain source
     write_secret(&datadir.join(FILE), toml::to_string(&configuration(&join)?)?.as_bytes())?;
     Config::load(datadir)?;

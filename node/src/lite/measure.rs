@@ -6,6 +6,7 @@
 
 use super::limits::{Pace, Valve};
 use crate::clock::now_ms;
+use crate::file;
 use anyhow::{Context, Result};
 use oda_consensus::architecture::SampleShape;
 use oda_consensus::ids::ModelId;
@@ -81,9 +82,7 @@ impl Speeds {
         }
         let speed = Speed { step_us, threads: self.threads, device: self.device.clone(), time_ms: now_ms() };
         self.known.insert(model, speed);
-        let part = self.path.with_extension("part");
-        std::fs::write(&part, serde_json::to_vec_pretty(&self.known)?).context("keeping what was measured")?;
-        std::fs::rename(&part, &self.path).context("keeping what was measured")
+        file::replace(&self.path, &serde_json::to_vec_pretty(&self.known)?).context("keeping what was measured")
     }
 }
 

@@ -82,9 +82,8 @@ impl LiteStatus {
     /// # Errors
     /// If it cannot be written.
     pub fn write(&self, datadir: &Path) -> Result<()> {
-        let part = datadir.join("status.part");
-        std::fs::write(&part, serde_json::to_vec_pretty(self)?).context("writing the status")?;
-        std::fs::rename(&part, datadir.join(STATUS_FILE)).context("writing the status")
+        let bytes = serde_json::to_vec_pretty(self)?;
+        crate::file::replace_passing(&datadir.join(STATUS_FILE), &bytes).context("writing the status")
     }
 
     /// Reads what a node wrote.

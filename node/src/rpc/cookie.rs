@@ -6,8 +6,6 @@
 use anyhow::{Context, Result};
 use base64::Engine as _;
 use rand_core::{OsRng, RngCore as _};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use subtle::ConstantTimeEq as _;
 
@@ -31,18 +29,8 @@ impl Cookie {
         let mut secret = [0; SECRET_BYTES];
         OsRng.try_fill_bytes(&mut secret).context("no randomness")?;
         let text = format!("{USER}:{}", hex::encode(secret));
-        let what = || format!("cannot write the cookie file {}", path.display());
-        // one left by a node that was killed may have any mode: made anew, and put in place complete
-        let new = path.with_extension("cookie.new");
-        match std::fs::remove_file(&new) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).with_context(what),
-            _ => {}
-        }
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).with_context(what)?;
-        file.write_all(text.as_bytes()).with_context(what)?;
-        drop(file);
-        std::fs::rename(&new, path).with_context(what)?;
+        crate::file::replace_private(path, text.as_bytes())
+            .with_context(|| format!("cannot write the cookie file {}", path.display()))?;
         Ok(Self { path: path.to_path_buf(), authorization: authorization(&text) })
     }
 

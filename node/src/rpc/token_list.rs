@@ -9,7 +9,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -213,20 +213,10 @@ impl TokenList {
 
     /// Whole or not at all, and on disk when this returns.
     fn write(&self, list: &[Listed]) -> Result<()> {
-        let path = self.0.with_extension("new");
-        let what = || format!("cannot write {}", path.display());
         let text: String = list.iter().map(|listed| format!("{listed}\n")).collect();
         ensure!(text.len() as u64 <= MAX_FILE_BYTES, "a list that would not be read again");
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e).with_context(what),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).with_context(what)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).with_context(what)?;
-        std::fs::rename(&path, &self.0).with_context(|| format!("cannot write {}", self.0.display()))?;
-        let dir = self.0.parent().unwrap_or(Path::new("."));
-        // until the directory is on disk, a power cut could bring a withdrawn token back
-        File::open(dir).and_then(|d| d.sync_all()).with_context(|| format!("cannot sync {}", dir.display()))
+        crate::file::replace_private(&self.0, text.as_bytes())
+            .with_context(|| format!("cannot write {}", self.0.display()))
     }
 }
 

@@ -8,7 +8,7 @@ mod app;
 mod draw;
 mod fetch;
 
-pub use app::{Answer, App, Ask, Key, Point, curve, phase, plain, sat, span};
+pub use app::{Answer, App, Ask, Key, Point, curve, phase, plain, sat, short, span};
 pub use draw::{SMALLEST, draw};
 pub use fetch::Fetcher;
 

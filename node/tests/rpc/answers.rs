@@ -192,7 +192,8 @@ async fn pages_put_together_are_the_whole_list() {
     let stand = Stand::new().await;
     furnish(&stand);
     let model = json!(stand.world.model());
-    let cursor: [(&str, Value, fn(&Value) -> Value); 9] = [
+    type Cursor = fn(&Value) -> Value;
+    let cursor: [(&str, Value, Cursor); 9] = [
         ("oda_models", json!({}), |m| m["id"].clone()),
         ("oda_claims", json!({ "model": model }), |c| c["claim"]["id"].clone()),
         ("oda_attestations", json!({}), |a| a["number"].clone()),

@@ -28,10 +28,8 @@ async fn code(stand: &Stand, token: &str, method: &str) -> i64 {
     let call = request(method, if method == "oda_ban" { json!([node, 1]) } else { json!([]) });
     let shown = format!("Bearer {token}");
     let answer = stand.post(&call, &[("authorization", &shown)]).await;
-    match answer["error"]["code"].as_i64() {
-        Some(code @ (-32020 | BAD_TOKEN | TOKEN_EXPIRED | BEYOND_TOKEN)) => code,
-        _ => 0,
-    }
+    let refusals = [-32020, BAD_TOKEN, TOKEN_EXPIRED, BEYOND_TOKEN];
+    answer["error"]["code"].as_i64().filter(|code| refusals.contains(code)).unwrap_or(0)
 }
 
 fn write() -> impl Iterator<Item = &'static Method> {

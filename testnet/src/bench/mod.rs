@@ -30,6 +30,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::watch as signal;
 
+/// What can be measured alone.
+const SECTIONS: [&str; 6] = ["blocks", "idle", "attestation", "dkg", "history", "payments"];
+
 /// Command line of the benches.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
@@ -39,8 +42,8 @@ pub struct Options {
     /// Start a node with a ledger of 1,000,000 records, which takes minutes to make, instead of 250,000.
     #[arg(long)]
     pub whole: bool,
-    /// Only these: blocks, idle, attestation, dkg, history, payments.
-    #[arg(long, value_delimiter = ',')]
+    /// Only these.
+    #[arg(long, value_delimiter = ',', value_parser = SECTIONS)]
     pub only: Vec<String>,
     /// Committees to measure.
     #[arg(long, value_delimiter = ',', default_value = "4,7,10")]

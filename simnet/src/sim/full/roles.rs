@@ -81,8 +81,7 @@ impl Full {
                 self.written(result);
             }
             ValidatorEffect::Seat { epoch, group, share } => {
-                let config = SignerConfig::default();
-                self.signers.insert(epoch, Signer::new(self.id, *group, share, config));
+                self.signers.insert(epoch, Signer::new(self.id, *group, share, SignerConfig::default()));
                 return self.sign(env, epoch, SignInput::Start);
             }
             ValidatorEffect::Unseat(epoch) => drop(self.signers.remove(&epoch)),
