@@ -253,6 +253,7 @@ mod tests {
         let p2p = |line: &str| load(&format!("{GOOD}{line}\n"));
         let given = p2p("").unwrap().p2p;
         assert_eq!((given.outbound, given.external.len()), (8, 0));
+        assert!(given.relay && !p2p("relay = false").unwrap().p2p.relay);
         assert_eq!(p2p("outbound = 0").unwrap().p2p.outbound, 0);
         assert!(format!("{:#}", p2p("outbound = 33").unwrap_err()).contains("at most 32"));
         assert!(p2p("external = [\"/ip4/203.0.113.7/tcp/4001\", \"/ip4/203.0.113.7/udp/4001/quic-v1\"]").is_ok());

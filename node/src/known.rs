@@ -49,6 +49,11 @@ impl KnownPeer {
         let rest = self.addresses.iter().filter(|a| self.reached_at.as_ref() != Some(*a));
         self.reached_at.iter().chain(rest).take(MAX_ADDRESSES).cloned().collect()
     }
+
+    /// Whether it can only be reached through relays.
+    pub fn is_behind_relays(&self) -> bool {
+        self.reached_at.iter().chain(&self.addresses).all(address::is_circuit)
+    }
 }
 
 /// The peers known.
@@ -103,7 +108,7 @@ impl Known {
     }
 
     fn restore(&mut self, saved: SavedPeer, now_ms: u64) {
-        let parse = |text: &String| address::plain(&text.parse().ok()?).map(|(address, _)| address);
+        let parse = |text: &String| address::dialable(&text.parse().ok()?).map(|(address, _)| address);
         let addresses: Vec<Multiaddr> = saved.addresses.iter().take(MAX_ADDRESSES).filter_map(parse).collect();
         if saved.node == self.me || addresses.is_empty() || self.peers.len() >= MAX_KNOWN {
             return;

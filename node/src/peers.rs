@@ -30,11 +30,16 @@ pub(crate) fn own_record(
         seq_ms: now_ms(),
         role,
         blobs: sockets.iter().take(8).map(ToString::to_string).collect(),
-        p2p: net.announced().iter().take(8).map(ToString::to_string).collect(),
+        p2p: announced(net),
         lightning,
         submissions,
     };
     SignedPeerRecord::new(record, key, chain)
+}
+
+/// Where others reach this node over libp2p, as a record holds it.
+pub(crate) fn announced(net: &Net) -> Vec<String> {
+    net.announced().iter().take(8).map(ToString::to_string).collect()
 }
 
 /// The same record, signed now: its node is still here.

@@ -119,6 +119,10 @@ pub struct P2p {
     /// Multiaddresses to tell others instead of those listened on: the public ones of a node behind a forwarded port.
     #[serde(default)]
     pub external: Vec<String>,
+    /// Whether a full node passes small connections on to nodes behind routers, and dials others back so that they learn
+    /// whether they can be reached.
+    #[serde(default = "default_true")]
+    pub relay: bool,
 }
 
 /// iroh-blobs.

@@ -8,7 +8,7 @@ use super::{Core, Shared};
 use crate::clock::now_ms;
 use crate::custody::{Bounds, Census, Keeper, Pace, Peers};
 use crate::net::Topic;
-use crate::peers::{PeerBook, signed_anew};
+use crate::peers::{PeerBook, announced, signed_anew};
 use oda_consensus::codec;
 use oda_consensus::wire::Role;
 use oda_storage::{BlobAddr, Blobs};
@@ -19,6 +19,8 @@ use tokio::time::{Duration, Instant};
 
 /// How often this node says anew that it is here.
 const SAY_EVERY_MS: u64 = 60_000;
+/// The same if others reach it elsewhere by now.
+const MOVED_EVERY_MS: u64 = 5_000;
 /// A node not heard of for so long has left. Three records may get lost.
 const LEFT_AFTER_MS: u64 = 240_000;
 /// How often the keeper hears who is there.
@@ -85,8 +87,12 @@ impl Core {
     /// Now and then: says that this node is here, and tells the keeper who else is.
     pub(super) fn keep_blobs(&mut self) {
         let since = |at: Instant| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if since(self.keeping.said) >= SAY_EVERY_MS {
+        let said_ms = since(self.keeping.said);
+        // where it can be reached may change while it runs (N1)
+        let moved = said_ms >= MOVED_EVERY_MS && self.record.record.p2p != announced(&self.net);
+        if said_ms >= SAY_EVERY_MS || moved {
             self.keeping.said = Instant::now();
+            self.record.record.p2p = announced(&self.net);
             self.record = signed_anew(&self.record, &self.key, self.chain);
             self.book.insert(self.record.clone(), now_ms());
             self.net.publish(Topic::Peers, codec::encode(&self.record));

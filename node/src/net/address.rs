@@ -3,12 +3,16 @@
 //! Addresses of peers come from peers. Dialled as they come, they would make a node knock at services of its own
 //! machine and network for a stranger, or spend all its connections on the addresses of one attacker.
 
-use libp2p::{Multiaddr, multiaddr::Protocol};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 /// Most addresses of one peer.
 pub const MAX_ADDRESSES: usize = 8;
+/// Those of them that lead through relays: as many as a private node reserves at.
+pub const MAX_CIRCUITS: usize = 2;
+/// Parts of the longest address of a circuit: ip, udp, quic-v1, relay, circuit, peer.
+const MAX_PARTS: usize = 6;
 
 /// From where an address can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +55,33 @@ pub fn plain(address: &Multiaddr) -> Option<(Multiaddr, IpAddr)> {
     (port != 0).then_some((address, ip))
 }
 
+/// Whether an address leads through a relay.
+pub fn is_circuit(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::P2pCircuit)
+}
+
+/// A plain address, or one through a relay at a plain address (`<plain>/p2p/RELAY/p2p-circuit`), without the peer's
+/// name; and the IP address dialled in either case. One relay leads to the peer: circuits through circuits are refused.
+pub fn dialable(address: &Multiaddr) -> Option<(Multiaddr, IpAddr)> {
+    if !is_circuit(address) {
+        return plain(address);
+    }
+    let parts: Vec<Protocol<'_>> = address.iter().take(MAX_PARTS + 1).collect();
+    let mut halves = parts.splitn(2, |part| *part == Protocol::P2pCircuit);
+    let (before, [] | [Protocol::P2p(_)]) = (halves.next()?, halves.next()?) else { return None };
+    let (Protocol::P2p(relay), before) = before.split_last()? else { return None };
+    if matches!(before.last(), Some(Protocol::P2p(_))) {
+        return None; // `plain` would take a second name for the peer's
+    }
+    let (at, ip) = plain(&before.iter().cloned().collect())?;
+    Some((circuit(at, *relay), ip))
+}
+
+/// The address of whoever reserved at a relay.
+pub fn circuit(relay_at: Multiaddr, relay: PeerId) -> Multiaddr {
+    relay_at.with(Protocol::P2p(relay)).with(Protocol::P2pCircuit)
+}
+
 /// From where an IP address can be reached; `None` for one that nobody has.
 pub fn scope(ip: IpAddr) -> Option<Scope> {
     match ip {
@@ -87,9 +118,10 @@ fn scope_v6(ip: Ipv6Addr) -> Option<Scope> {
     }
 }
 
-/// The group of an address; `None` if it is no global one: a site or machine is one operator's anyway.
+/// The group of an address; `None` if it is no global one: a site or machine is one operator's anyway. Behind a relay
+/// it is the relay's: whoever runs one decides who answers there.
 pub fn group(address: &Multiaddr) -> Option<Group> {
-    let (_, ip) = plain(address)?;
+    let (_, ip) = dialable(address)?;
     if scope(ip) != Some(Scope::Global) {
         return None;
     }
@@ -125,16 +157,25 @@ impl Scopes {
         Self(named.filter_map(ip).filter_map(scope).chain([Scope::Global]).collect())
     }
 
-    /// What of a peer's addresses is dialled, without its name and bounded.
+    /// Whether this node dials an IP address.
+    pub fn has(&self, ip: IpAddr) -> bool {
+        scope(ip).is_some_and(|s| self.0.contains(&s))
+    }
+
+    /// What of a peer's addresses is dialled, without its name and bounded; those that lead through relays last.
     pub fn fit<'a>(&self, addresses: impl IntoIterator<Item = &'a Multiaddr>) -> Vec<Multiaddr> {
-        let mut fit: Vec<Multiaddr> = Vec::new();
-        let plain = addresses.into_iter().take(4 * MAX_ADDRESSES).filter_map(plain);
-        for (address, _) in plain.filter(|(_, ip)| scope(*ip).is_some_and(|s| self.0.contains(&s))) {
-            if fit.len() < MAX_ADDRESSES && !fit.contains(&address) {
-                fit.push(address);
+        let (mut direct, mut circuits) = (Vec::new(), Vec::new());
+        let dialable = addresses.into_iter().take(4 * MAX_ADDRESSES).filter_map(dialable);
+        for (address, _) in dialable.filter(|(_, ip)| self.has(*ip)) {
+            let (list, most) =
+                if is_circuit(&address) { (&mut circuits, MAX_CIRCUITS) } else { (&mut direct, MAX_ADDRESSES) };
+            if list.len() < most && !list.contains(&address) {
+                list.push(address);
             }
         }
-        fit
+        direct.append(&mut circuits);
+        direct.truncate(MAX_ADDRESSES);
+        direct
     }
 }
 
@@ -210,5 +251,60 @@ mod tests {
         assert_ne!(group("/ip4/198.51.100.1/tcp/1"), group("/ip4/198.52.100.1/tcp/1"));
         assert_eq!(group("/ip6/2001:db8:1::1/tcp/1"), group("/ip6/2001:db8:2::1/tcp/1"));
         assert_eq!(group("/ip4/10.1.1.1/tcp/1"), None);
+    }
+
+    const RELAY: &str = "12D3KooWMnT1wpTzXnH8bUqaXXVkC8LLV21NtjcWd5CvWtB9RmCh";
+
+    fn through(at: &str, rest: &str) -> String {
+        format!("{at}/p2p/{RELAY}/p2p-circuit{rest}")
+    }
+
+    #[test] // N1, attack 17: a relay is dialled where any peer would be, and one circuit leads to the peer
+    fn circuits_lead_through_one_relay_that_may_be_dialled() {
+        let at = "/ip4/198.51.100.1/tcp/4001";
+        let peer = format!("/p2p/{}", PeerId::random());
+        let open = Scopes::of([].iter());
+        let fit = |text: &str| open.fit(&addresses(&[text])).first().map(ToString::to_string);
+        for rest in ["", &peer] {
+            assert_eq!(fit(&through(at, rest)), Some(through(at, "")), "without the peer's name");
+        }
+        let quic = "/ip6/2001:db8::1/udp/4001/quic-v1";
+        assert_eq!(fit(&through(quic, &peer)), Some(through(quic, "")));
+        let nested = through(at, &format!("{peer}/p2p-circuit"));
+        let refused = [
+            through("/ip4/127.0.0.1/tcp/4001", ""),
+            through("/ip4/10.0.0.1/tcp/4001", &peer),
+            through("/dns4/example.org/tcp/4001", ""),
+            through(at, "/p2p-circuit"),
+            nested.clone(),
+            format!("{nested}{peer}"),
+            through(&format!("{at}{peer}"), ""),
+            through(at, &format!("{peer}{peer}")),
+            through(at, "/ip4/10.0.0.1/tcp/22"),
+            format!("{at}/p2p-circuit"),
+            format!("/p2p/{RELAY}/p2p-circuit"),
+            "/p2p-circuit".into(),
+        ];
+        for bad in refused {
+            assert_eq!(fit(&bad), None, "{bad}");
+        }
+        let home = addresses(&["/ip4/127.0.0.1/tcp/0"]);
+        assert_eq!(Scopes::of(home.iter()).fit(&addresses(&[&through("/ip4/127.0.0.1/tcp/4001", "")])).len(), 1);
+    }
+
+    #[test] // K3
+    fn direct_addresses_come_first_and_circuits_are_few() {
+        let many: Vec<String> = (1..20).map(|i| through(&format!("/ip4/198.51.100.{i}/tcp/1"), "")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).chain(["/ip4/198.51.100.1/tcp/9"]).collect();
+        let fit = Scopes::of([].iter()).fit(&addresses(&many));
+        assert_eq!(fit.iter().map(is_circuit).collect::<Vec<_>>(), [false, true, true]);
+    }
+
+    #[test] // attack 17: one relay's clients are one range of addresses, so it does not fill the connections
+    fn a_circuit_belongs_to_the_range_of_its_relay() {
+        let group = |t: &str| group(&t.parse().unwrap());
+        let relay = "/ip4/198.51.100.1/tcp/1";
+        assert_eq!(group(&through(relay, "")), group(relay));
+        assert!(group(&through(relay, &format!("/p2p/{}", PeerId::random()))).is_some());
     }
 }

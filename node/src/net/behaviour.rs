@@ -2,15 +2,20 @@
 //!
 //! Every name carries the chain, so nodes of another network do not understand us.
 
+use super::address::Scopes;
 use super::codec::Bytes;
+use super::fence::Fence;
+use super::probe::Probe;
 use super::walk::Walk;
-use super::{NetConfig, NetError, Role, Topic};
+use super::{Asks, NetConfig, NetError, Role, Topic};
 use libp2p::allow_block_list::{self, BlockedPeers};
 use libp2p::gossipsub::{self, IdentTopic, MessageAuthenticity, MessageId};
 use libp2p::request_response::{self as rr, ProtocolSupport};
-use libp2p::swarm::NetworkBehaviour;
-use libp2p::{connection_limits, identify, identity, ping};
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::swarm::{ConnectionId, NetworkBehaviour};
+use libp2p::{PeerId, autonat, connection_limits, dcutr, identify, identity, ping, relay};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 use tokio::time::Duration;
 
 /// All protocols of a node.
@@ -27,6 +32,16 @@ pub struct Behaviour {
     pub walk: Walk,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
+    /// Passes connections on to private nodes.
+    pub hop: Toggle<relay::Behaviour>,
+    /// Dials others back so that they learn whether they can be reached.
+    dial_back: Toggle<Fence<autonat::v2::server::Behaviour>>,
+    /// Asks others to.
+    pub probe: Toggle<Probe>,
+    /// Reaches private nodes through relays, and is reached.
+    circuits: relay::client::Behaviour,
+    /// Makes direct connections of those, where routers let it.
+    punch: Fence<dcutr::Behaviour>,
 }
 
 /// Bytes around a gossip message: author, signature, topic, framing.
@@ -35,6 +50,21 @@ const ENVELOPE: usize = 1024;
 const MAX_FRAME: usize = (2 << 20) + (128 << 10);
 /// Connections of one peer; two nodes that dial each other at once have two for a moment.
 const CONNECTIONS_PER_PEER: u32 = 4;
+/// Reservations a relay holds, and of one peer. The library takes one more than it is told for a peer.
+const RESERVATIONS: (usize, usize) = (64, 1);
+/// Circuits at a time, and of one peer: enough to find each other.
+const CIRCUITS: (usize, usize) = (16, 2);
+/// How long a circuit lasts: hole punching takes seconds, requests some more.
+const CIRCUIT: Duration = Duration::from_secs(120);
+/// What passes through it, both ways together: the requests and gossip of those minutes, no blobs.
+const CIRCUIT_BYTES: u64 = 1 << 20;
+/// Reservations and circuits one peer may ask for at once, and how long until it may ask for one more.
+const ASKS_OF_PEER: (u32, Duration) = (8, Duration::from_secs(120));
+/// The same for an IP address, which several may share.
+const ASKS_OF_IP: (u32, Duration) = (32, Duration::from_secs(30));
+/// A reservation lasts as long as its connection, in effect. The library (0.22) panics when it hands out a reservation
+/// anew on a connection whose old one ran out meanwhile, which a peer that reads slowly brings about at will.
+const RESERVATION: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Connections from one address before its peers lose score.
 const PEERS_PER_ADDRESS: f64 = 16.0;
 
@@ -138,9 +168,53 @@ fn gossip(config: &NetConfig, key: &identity::Keypair) -> Result<gossipsub::Beha
     Ok(gossip)
 }
 
+/// What a relay grants.
+pub fn relay_limits() -> relay::Config {
+    let most = |(most, every): (u32, Duration)| (NonZeroU32::new(most).unwrap_or(NonZeroU32::MIN), every);
+    let ((of_peer, peer_every), (of_ip, ip_every)) = (most(ASKS_OF_PEER), most(ASKS_OF_IP));
+    let config = relay::Config {
+        max_reservations: RESERVATIONS.0,
+        max_reservations_per_peer: RESERVATIONS.1 - 1,
+        reservation_duration: RESERVATION,
+        reservation_rate_limiters: Vec::new(),
+        max_circuits: CIRCUITS.0,
+        max_circuits_per_peer: CIRCUITS.1 - 1,
+        max_circuit_duration: CIRCUIT,
+        max_circuit_bytes: CIRCUIT_BYTES,
+        circuit_src_rate_limiters: Vec::new(),
+    };
+    let config = config.reservation_rate_per_peer(of_peer, peer_every).reservation_rate_per_ip(of_ip, ip_every);
+    config.circuit_src_per_peer(of_peer, peer_every).circuit_src_per_ip(of_ip, ip_every)
+}
+
+/// What this node dials, by what its owner named.
+pub fn scopes(config: &NetConfig) -> Scopes {
+    let named = config.peers.iter().map(|(_, address)| address);
+    Scopes::of(config.listen.iter().chain(&config.external).chain(named))
+}
+
 impl Behaviour {
+    /// Whether a connection was opened because somebody asked for it, not by this node's choice.
+    pub fn opened_for_others(&self, connection: ConnectionId) -> bool {
+        self.punch.opened(connection) || self.dial_back.as_ref().is_some_and(|d| d.opened(connection))
+    }
+
     /// The protocols of a node.
-    pub fn new(config: &NetConfig, key: &identity::Keypair) -> Result<Self, NetError> {
+    pub fn new(
+        config: &NetConfig,
+        key: &identity::Keypair,
+        circuits: relay::client::Behaviour,
+    ) -> Result<Self, NetError> {
+        let me: PeerId = key.public().to_peer_id();
+        let listens = config.role == Role::Full && !config.listen.is_empty();
+        let serves = listens && config.relay;
+        let asks = listens && config.external.is_empty() && matches!(config.asks, Asks::Servers(_));
+        // until somebody vouches for an address of this node it is no relay
+        let mut hop = serves.then(|| relay::Behaviour::new(me, relay_limits()));
+        if let Some(hop) = &mut hop {
+            hop.set_status(Some(relay::Status::Disable));
+        }
+        let dial_back = serves.then(|| Fence::closing(autonat::v2::server::Behaviour::default(), scopes(config)));
         let name = protocol(config);
         let most = config.max_connections.max(4);
         let limits = connection_limits::ConnectionLimits::default()
@@ -163,9 +237,14 @@ impl Behaviour {
                 [(name.clone(), ProtocolSupport::Full)],
                 rr::Config::default().with_request_timeout(config.request_timeout).with_max_concurrent_streams(64),
             ),
-            walk: Walk::new(key.public().to_peer_id(), table_protocol(config), config.role == Role::Full)?,
+            walk: Walk::new(me, table_protocol(config), config.role == Role::Full)?,
             identify: identify::Behaviour::new(identify::Config::new(name, key.public()).with_cache_size(0)),
             ping: ping::Behaviour::default(),
+            hop: hop.into(),
+            dial_back: dial_back.into(),
+            probe: asks.then(Probe::default).into(),
+            circuits,
+            punch: Fence::new(dcutr::Behaviour::new(me), scopes(config)),
         })
     }
 }

@@ -61,7 +61,10 @@ pub fn what_to_dial(view: &View<'_>, now_ms: u64) -> Vec<NodeId> {
     let free = |node: &NodeId| !view.excluded.contains(node) && !view.dialling.contains(node);
     let mut candidates: Vec<(&NodeId, &KnownPeer)> =
         view.known.iter().filter(|(node, peer)| free(node) && due(peer)).collect();
-    candidates.sort_by_cached_key(|(node, p)| (std::cmp::Reverse(p.reached_ms), !p.signed, rank(view.salt, node)));
+    // a circuit is short and costs a third node: only while nobody can be dialled directly
+    candidates.sort_by_cached_key(|(node, p)| {
+        (p.is_behind_relays(), std::cmp::Reverse(p.reached_ms), !p.signed, rank(view.salt, node))
+    });
     let mut groups = view.groups.clone();
     let mut chosen = Vec::new();
     for (node, peer) in candidates {
@@ -198,6 +201,20 @@ mod tests {
         let chosen = case.decide();
         assert_eq!(chosen.len(), 4);
         assert!(chosen.contains(&node(200)) && chosen.contains(&node(201)));
+    }
+
+    #[test] // N1
+    fn peers_behind_relays_come_last() {
+        let relay = libp2p::PeerId::random();
+        let behind = |n: u8| {
+            let direct = peer((n, 1), 9_000_000);
+            let through = crate::net::address::circuit(direct.addresses[0].clone(), relay);
+            KnownPeer { addresses: vec![through], ..direct }
+        };
+        let case = Case { target: 2, ..Case::of([(1, behind(1)), (2, peer((2, 1), 0)), (3, behind(3))]) };
+        assert_eq!(case.decide()[0], node(2));
+        let one_relay = Case::of((1..9).map(|n| (n, behind(5))));
+        assert_eq!(one_relay.decide().len(), MAX_PER_GROUP, "one relay's clients do not fill the connections");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! becomes known, within the bounds of [`crate::known`].
 
 use super::address::{Group, Scopes, group};
+use super::behaviour::scopes;
 use super::dial::{View, what_to_dial};
 use super::guard::Neighbour;
 use super::swarm::Task;
@@ -57,8 +58,7 @@ impl Discovery {
     /// Reads what was remembered.
     pub(super) fn open(config: &NetConfig, me: PeerId) -> Result<Self, NetError> {
         let me = node_id(&me).ok_or_else(|| NetError::Start("the node's key is no ed25519 key".into()))?;
-        let named = config.peers.iter().map(|(_, address)| address);
-        let scopes = Scopes::of(config.listen.iter().chain(&config.external).chain(named));
+        let scopes = scopes(config);
         let mut known = match &config.remember {
             Some(path) => Known::open(path, me, config.chain, now_ms()),
             None => Known::new(me, config.chain),

@@ -24,7 +24,7 @@ struct Host {
     task: tokio::task::JoinHandle<()>,
 }
 
-fn record_of(key: &NodeKey, chain: ChainId, role: wire::Role, p2p: Vec<String>) -> SignedPeerRecord {
+pub(super) fn record_of(key: &NodeKey, chain: ChainId, role: wire::Role, p2p: Vec<String>) -> SignedPeerRecord {
     let record =
         PeerRecord { node: key.id(), seq_ms: now_ms(), role, blobs: vec![], p2p, lightning: None, submissions: None };
     SignedPeerRecord::new(record, key, chain)
@@ -194,7 +194,7 @@ async fn a_silent_peer_is_asked_last() {
     assert!(other.net.askable().is_empty(), "a lite node is asked nothing");
 }
 
-fn swarm_of<B: NetworkBehaviour>(n: u8, behaviour: impl FnOnce(PeerId) -> B) -> Swarm<B> {
+pub(super) fn swarm_of<B: NetworkBehaviour>(n: u8, behaviour: impl FnOnce(PeerId) -> B) -> Swarm<B> {
     let mut secret = [n; 32];
     let key = identity::Keypair::ed25519_from_bytes(&mut secret).unwrap();
     let behaviour = behaviour(key.public().to_peer_id());
@@ -211,7 +211,7 @@ fn swarm_of<B: NetworkBehaviour>(n: u8, behaviour: impl FnOnce(PeerId) -> B) -> 
 const TABLE: &str = "/oda/test/kad/1";
 
 /// Listens on loopback; returns where.
-async fn listening<B: NetworkBehaviour>(swarm: &mut Swarm<B>) -> Multiaddr {
+pub(super) async fn listening<B: NetworkBehaviour>(swarm: &mut Swarm<B>) -> Multiaddr {
     swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
     loop {
         if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {

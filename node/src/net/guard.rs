@@ -3,6 +3,7 @@
 //! A limit for all together would let the loudest peer use it up; so each has its own, and the common
 //! limits only bound memory.
 
+use super::relays::Offers;
 use libp2p::Multiaddr;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -61,8 +62,10 @@ pub struct Neighbour {
     pub of_our_chain: bool,
     /// Whether it is a full node: it serves the table of peers.
     pub is_full: bool,
-    /// Where this node reached it, if it opened the connection.
+    /// Where this node reached it, if it opened the connection by its own choice; through a relay or directly.
     pub reached_at: Option<Multiaddr>,
+    /// What it does for others.
+    pub offers: Offers,
     /// When it last failed to answer a request.
     pub failed: Option<Instant>,
     slots: Arc<Semaphore>,
@@ -78,6 +81,7 @@ impl Neighbour {
             of_our_chain: false,
             is_full: false,
             reached_at: None,
+            offers: Offers::default(),
             failed: None,
             slots: Arc::new(Semaphore::new(SLOTS_PER_PEER)),
             requests: Bucket::new(REQUESTS, now),

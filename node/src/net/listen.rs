@@ -8,7 +8,7 @@ use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, Swarm};
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use tokio::time::{Duration, Instant};
 
 /// Swarm events kept while the listeners come up.
@@ -31,6 +31,16 @@ fn is_taken(address: &Multiaddr) -> bool {
         _ => return false,
     };
     outcome.is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse)
+}
+
+/// The IP addresses in a list that are somebody's: all interfaces at once are not.
+pub(super) fn named<'a>(addresses: impl Iterator<Item = &'a Multiaddr>) -> Vec<IpAddr> {
+    let ip = |address: &Multiaddr| match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => Some(ip.into()),
+        Some(Protocol::Ip6(ip)) => Some(ip.into()),
+        _ => None,
+    };
+    addresses.filter_map(ip).filter(|ip: &IpAddr| !ip.is_unspecified()).collect()
 }
 
 /// Listens on every address, and waits until it does. Returns what else happened meanwhile.

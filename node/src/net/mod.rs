@@ -10,18 +10,24 @@
 //! signed records and walks ([`discovery`]); whom to dial is one pure decision ([`dial`]).
 
 pub(crate) mod address;
+mod asking;
 mod behaviour;
 mod codec;
 mod dial;
 mod discovery;
 mod error;
+mod fence;
 mod guard;
 mod listen;
+mod probe;
+mod reach;
+mod relays;
 mod standing;
 mod swarm;
 mod walk;
 
 pub use error::{NetError, RequestError};
+pub use reach::{Asks, Reachability};
 
 use libp2p::{Multiaddr, PeerId, identity, multiaddr::Protocol};
 use oda_consensus::ids::{ChainId, NodeId};
@@ -117,6 +123,10 @@ pub struct NetConfig {
     pub outbound: usize,
     /// Addresses to announce instead of those listened on.
     pub external: Vec<Multiaddr>,
+    /// Whether a full node that listens is a relay for others and dials them back (N1).
+    pub relay: bool,
+    /// How a full node learns whether others can reach it, unless its owner says where.
+    pub asks: Asks,
     /// Where peers are remembered over restarts, if anywhere.
     pub remember: Option<PathBuf>,
 }
@@ -132,6 +142,9 @@ impl NetConfig {
             peers: parse_peers(&p2p.peers)?,
             outbound: p2p.outbound,
             external: parse_listen(&p2p.external)?,
+            relay: p2p.relay,
+            // nobody on the same machine is kept away by a router
+            asks: Asks::Servers(address::Scope::Private),
             remember: Some(datadir.join(crate::known::FILE)),
             ..Self::default()
         })
@@ -151,6 +164,8 @@ impl Default for NetConfig {
             request_timeout: Duration::from_secs(10),
             outbound: 0,
             external: Vec::new(),
+            relay: false,
+            asks: Asks::Nobody,
             remember: None,
         }
     }
@@ -268,6 +283,7 @@ pub struct Net {
     standing: Arc<Mutex<Vec<standing::Standing>>>,
     listening: Arc<Mutex<Vec<Multiaddr>>>,
     external: Vec<Multiaddr>,
+    found: Arc<Mutex<relays::Found>>,
     counters: Arc<Counters>,
 }
 
@@ -321,10 +337,25 @@ impl Net {
         standing::askable(&self.standing.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Addresses to tell others: those the owner named, else those this node listens on. What a peer says it saw is
-    /// never among them: one liar could send everybody elsewhere.
+    /// Addresses to tell others: those the owner named, else those this node listens on and before them those where
+    /// others reached it or pass connections on to it. What a peer says it saw is among them only if two servers of two
+    /// ranges of addresses reached this node there: one liar could send everybody elsewhere.
     pub fn announced(&self) -> Vec<Multiaddr> {
-        if self.external.is_empty() { self.listen_addrs() } else { self.external.clone() }
+        if !self.external.is_empty() {
+            return self.external.clone();
+        }
+        let listening = self.listen_addrs();
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<Multiaddr> = found.confirmed.iter().chain(&found.circuits).cloned().collect();
+        let new = |a: &Multiaddr| address::plain(a).is_none_or(|(plain, _)| !found.confirmed.contains(&plain));
+        all.extend(listening.into_iter().filter(new));
+        all
+    }
+
+    /// Whether others can reach this node, as far as it knows, and through how many relays they do.
+    pub fn reachability(&self) -> (Reachability, usize) {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        (found.reachability, found.circuits.len())
     }
 
     /// Addresses this node listens on, with its peer id.
@@ -419,5 +450,7 @@ pub fn parse_listen(texts: &[String]) -> Result<Vec<Multiaddr>, NetError> {
 
 #[cfg(test)]
 mod discovery_tests;
+#[cfg(test)]
+mod relay_tests;
 #[cfg(test)]
 mod tests;

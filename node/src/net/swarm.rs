@@ -1,37 +1,36 @@
 //! The task that owns the swarm.
 
-use super::address::plain;
-use super::behaviour::{Behaviour, BehaviourEvent, protocol, start_error, table_protocol, topic_of};
+use super::address::{dialable, is_circuit};
+use super::asking::Pending;
+use super::behaviour::{Behaviour, BehaviourEvent, protocol, scopes, start_error, table_protocol, topic_of};
 use super::discovery::Discovery;
 use super::guard::{Neighbour, SLOTS};
-use super::listen::listen;
+use super::listen::{listen, named};
+use super::reach::Reach;
+use super::relays::{Found, Relays};
 use super::standing::Standing;
 use super::walk::WalkEvent;
 use super::{
-    Command, Counters, MessageToken, Net, NetConfig, NetError, NetEvent, RequestError, ResponseToken, Topic, Verdict,
-    count, node_id, peer_id,
+    Command, Counters, MessageToken, Net, NetConfig, NetError, NetEvent, Topic, Verdict, count, node_id, peer_id,
 };
 use futures::StreamExt as _;
 use libp2p::gossipsub::{self, MessageAcceptance, PublishError, TopicHash};
 use libp2p::multiaddr::Protocol;
-use libp2p::request_response::{self as rr, OutboundFailure, OutboundRequestId};
+use libp2p::request_response::OutboundRequestId;
 use libp2p::swarm::{SwarmEvent, dial_opts::DialOpts};
-use libp2p::{Multiaddr, PeerId, Swarm, identify, identity, noise, ping, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, Swarm, identify, identity, noise, ping, relay, tcp, yamux};
 use oda_consensus::ids::NodeId;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Duration, Instant};
 
 /// Events waiting for the node.
-const EVENTS: usize = 2048;
-/// Requests are refused once only so many places are left for events: the rest is for gossip.
-const EVENTS_FOR_GOSSIP: usize = EVENTS / 2;
+pub(super) const EVENTS: usize = 2048;
 /// Commands waiting for the swarm.
 const COMMANDS: usize = 4096;
-/// Requests of ours waiting for answers.
-const MAX_PENDING: usize = 1024;
 /// Memory of gossip the node has not reported on, KiB.
 const GOSSIP_KIB: usize = 128 << 10;
 /// Banned peers remembered.
@@ -42,19 +41,8 @@ const MAX_ADDRESSES: (usize, usize) = (4096, 8);
 const NAME_WAIT: Duration = Duration::from_secs(15);
 /// How long flooders and nodes of other chains are refused.
 const BAN: Duration = Duration::from_secs(60);
-/// A peer that has not answered by then is late, and others are asked before it.
-const LATE: Duration = Duration::from_secs(2);
-/// How long it is asked last after it failed to answer.
-const REST: Duration = Duration::from_secs(10);
 /// Pause before a configured peer is dialled again: first, most.
 const REDIAL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
-
-/// A request of ours that waits for its answer.
-struct Pending {
-    peer: PeerId,
-    since: Instant,
-    reply: oneshot::Sender<Result<Vec<u8>, RequestError>>,
-}
 
 pub(super) struct Task {
     pub(super) swarm: Swarm<Behaviour>,
@@ -62,35 +50,41 @@ pub(super) struct Task {
     protocol: String,
     table_protocol: String,
     topics: BTreeMap<TopicHash, Topic>,
-    events: mpsc::Sender<NetEvent>,
+    pub(super) events: mpsc::Sender<NetEvent>,
     /// Whether a peer came or went, for peers of which the node could not be told yet: its queue was full.
     untold: BTreeMap<NodeId, bool>,
-    pending: BTreeMap<OutboundRequestId, Pending>,
+    pub(super) pending: BTreeMap<OutboundRequestId, Pending>,
     pub(super) neighbours: HashMap<PeerId, Neighbour>,
-    slots: Arc<Semaphore>,
+    pub(super) slots: Arc<Semaphore>,
     gossip_memory: Arc<Semaphore>,
-    addresses: BTreeMap<NodeId, Vec<Multiaddr>>,
+    pub(super) addresses: BTreeMap<NodeId, Vec<Multiaddr>>,
     /// Peers to stay connected to: address, when to dial next, pause after that.
     keep: Vec<(PeerId, Multiaddr, Instant, Duration)>,
     pub(super) banned: BTreeMap<PeerId, Instant>,
     pub(super) discovery: Discovery,
     connected: Arc<Mutex<Vec<NodeId>>>,
-    standing: Arc<Mutex<Vec<Standing>>>,
-    listening: Arc<Mutex<Vec<Multiaddr>>>,
-    counters: Arc<Counters>,
+    pub(super) standing: Arc<Mutex<Vec<Standing>>>,
+    pub(super) listening: Arc<Mutex<Vec<Multiaddr>>>,
+    /// IP addresses the owner wrote out, and so vouches for.
+    named: Vec<IpAddr>,
+    pub(super) reach: Reach,
+    pub(super) relays: Relays,
+    pub(super) found: Arc<Mutex<Found>>,
+    pub(super) counters: Arc<Counters>,
 }
 
 pub(super) async fn start(config: NetConfig) -> Result<(Net, mpsc::Receiver<NetEvent>), NetError> {
     let mut secret = *config.key;
     let key = identity::Keypair::ed25519_from_bytes(&mut secret).map_err(start_error)?;
     let me = key.public().to_peer_id();
-    let behaviour = Behaviour::new(&config, &key)?;
     let mut swarm = libp2p::SwarmBuilder::with_existing_identity(key)
         .with_tokio()
         .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
         .map_err(start_error)?
         .with_quic()
-        .with_behaviour(|_| behaviour)
+        .with_relay_client(noise::Config::new, yamux::Config::default)
+        .map_err(start_error)?
+        .with_behaviour(|key, circuits| Behaviour::new(&config, key, circuits).map_err(Box::from))
         .map_err(start_error)?
         .with_swarm_config(|c| c.with_idle_connection_timeout(Duration::from_secs(3600)))
         .build();
@@ -105,10 +99,11 @@ pub(super) async fn start(config: NetConfig) -> Result<(Net, mpsc::Receiver<NetE
         standing: Arc::default(),
         listening: Arc::new(Mutex::new(listening)),
         external: config.external.clone(),
+        found: Arc::default(),
         counters: Arc::default(),
     };
     let now = Instant::now();
-    let task = Task {
+    let mut task = Task {
         swarm,
         me,
         protocol: protocol(&config),
@@ -127,9 +122,15 @@ pub(super) async fn start(config: NetConfig) -> Result<(Net, mpsc::Receiver<NetE
         connected: net.connected.clone(),
         standing: net.standing.clone(),
         listening: net.listening.clone(),
+        named: named(config.listen.iter().chain(&config.external)),
+        reach: Reach::new(me, config.asks, scopes(&config)),
+        relays: Relays::new(now),
+        found: net.found.clone(),
         counters: net.counters.clone(),
     };
     let hashes: BTreeMap<Topic, TopicHash> = task.topics.iter().map(|(h, t)| (*t, h.clone())).collect();
+    let vouched: Vec<Multiaddr> = config.external.into_iter().chain(net.listen_addrs()).collect();
+    vouched.into_iter().for_each(|address| task.vouch_if_named(address));
     tokio::spawn(task.run(early, queue, hashes));
     Ok((net, receiver))
 }
@@ -207,6 +208,7 @@ impl Task {
             }
         }
         self.discover(now);
+        self.look_reachable(now);
         self.refresh_standing(now);
     }
 
@@ -285,25 +287,6 @@ impl Task {
         }
     }
 
-    fn ask(&mut self, node: NodeId, data: Vec<u8>, reply: oneshot::Sender<Result<Vec<u8>, RequestError>>) {
-        let mut addresses = self.addresses.get(&node).cloned().unwrap_or_default();
-        if addresses.is_empty() {
-            addresses = self.discovery.addresses(node);
-        }
-        let reachable = |p: &PeerId| *p != self.me && (self.swarm.is_connected(p) || !addresses.is_empty());
-        let Some(peer) = peer_id(node).filter(reachable) else {
-            let _ = reply.send(Err(RequestError::Unreachable(node)));
-            return;
-        };
-        self.pending.retain(|_, p| !p.reply.is_closed());
-        if self.pending.len() >= MAX_PENDING {
-            let _ = reply.send(Err(RequestError::Busy));
-            return;
-        }
-        let id = self.swarm.behaviour_mut().requests.send_request_with_addresses(&peer, data, addresses);
-        self.pending.insert(id, Pending { peer, since: Instant::now(), reply });
-    }
-
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Gossip(gossipsub::Event::Message {
@@ -317,7 +300,17 @@ impl Task {
             SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
                 let is_full = info.protocols.iter().any(|p| p.as_ref() == self.table_protocol);
                 self.on_named(peer_id, &info.protocol_version, is_full);
+                self.on_offered(peer_id, &info);
             }
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Pushed { peer_id, info, .. })) => {
+                self.on_offered(peer_id, &info);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Probe(event)) => self.on_probed(&event),
+            SwarmEvent::Behaviour(BehaviourEvent::Circuits(relay::client::Event::ReservationReqAccepted {
+                relay_peer_id,
+                ..
+            })) => self.on_granted(relay_peer_id),
+            SwarmEvent::ListenerClosed { listener_id, .. } => self.on_listener_closed(listener_id),
             SwarmEvent::Behaviour(BehaviourEvent::Walk(WalkEvent::Found(peer, addresses))) => {
                 if let Some(node) = node_id(&peer) {
                     self.discovery.heard(node, &addresses, false);
@@ -330,10 +323,12 @@ impl Task {
                 self.swarm.close_connection(connection);
             }
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => self.on_dial_failed(peer, &error),
-            SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                // nor do those count as ours that somebody had us open
+                let is_ours = endpoint.is_dialer() && !self.swarm.behaviour().opened_for_others(connection_id);
                 let neighbour = self.neighbours.entry(peer_id).or_insert_with(|| Neighbour::new(Instant::now()));
-                if endpoint.is_dialer() {
-                    neighbour.reached_at = plain(endpoint.get_remote_address()).map(|(address, _)| address);
+                if is_ours && neighbour.reached_at.as_ref().is_none_or(is_circuit) {
+                    neighbour.reached_at = dialable(endpoint.get_remote_address()).map(|(address, _)| address);
                 }
                 for (peer, _, _, pause) in &mut self.keep {
                     if *peer == peer_id {
@@ -350,10 +345,13 @@ impl Task {
                     && let Some(node) = node_id(&peer_id)
                     && self.untold.remove(&node) != Some(true)
                 {
-                    self.untold.insert(node, false); // else it came and went untold: nothing to tell, and no list of strangers
+                    // else it came and went untold: nothing to tell, and no list of strangers
+                    self.untold.insert(node, false);
                 }
             }
-            SwarmEvent::NewListenAddr { address, .. } => {
+            // what a relay calls its own addresses is not announced
+            SwarmEvent::NewListenAddr { address, .. } if !is_circuit(&address) => {
+                self.vouch_if_named(address.clone());
                 if let Ok(full) = address.with_p2p(self.me) {
                     let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
                     if !listening.contains(&full) {
@@ -362,6 +360,13 @@ impl Task {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// An address the owner wrote out needs no word of others.
+    fn vouch_if_named(&mut self, address: Multiaddr) {
+        if dialable(&address).is_some_and(|(_, ip)| self.named.contains(&ip)) {
+            self.vouch(address);
         }
     }
 
@@ -416,58 +421,5 @@ impl Task {
         let now: Vec<NodeId> = ours.filter_map(|(p, _)| node_id(p)).collect();
         *self.connected.lock().unwrap_or_else(PoisonError::into_inner) = now;
         self.refresh_standing(Instant::now());
-    }
-
-    /// Who answers at present, for those who ask whoever can.
-    fn refresh_standing(&self, now: Instant) {
-        let for_less = |since: Instant, limit: Duration| now.saturating_duration_since(since) < limit;
-        let waiting = self.pending.values().filter(|p| !p.reply.is_closed() && !for_less(p.since, LATE));
-        let slow: BTreeSet<PeerId> = waiting.map(|p| p.peer).collect();
-        let standing = self.neighbours.iter().filter(|(_, n)| n.of_our_chain && n.is_full).filter_map(|(peer, n)| {
-            Some(Standing {
-                node: node_id(peer)?,
-                is_configured: self.discovery.configured.contains(peer),
-                is_late: slow.contains(peer) || n.failed.is_some_and(|at| for_less(at, REST)),
-            })
-        });
-        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing.collect();
-    }
-
-    fn on_request_event(&mut self, event: rr::Event<Vec<u8>, Vec<u8>>) {
-        match event {
-            rr::Event::Message { peer, message: rr::Message::Request { request, channel, .. }, .. } => {
-                let slots = self.neighbours.get_mut(&peer).and_then(|n| n.request(&self.slots, Instant::now()));
-                let (Some(from), Some(slots)) =
-                    (node_id(&peer), slots.filter(|_| self.events.capacity() > EVENTS_FOR_GOSSIP))
-                else {
-                    count(&self.counters.refused); // the channel is dropped and the peer sees an error
-                    return;
-                };
-                let token = ResponseToken { channel, _slots: slots };
-                let _ = self.events.try_send(NetEvent::Request { from, data: request, token });
-            }
-            rr::Event::Message { message: rr::Message::Response { request_id, response }, .. } => {
-                if let Some(pending) = self.pending.remove(&request_id) {
-                    if let Some(neighbour) = self.neighbours.get_mut(&pending.peer) {
-                        neighbour.failed = None;
-                    }
-                    let _ = pending.reply.send(Ok(response));
-                }
-            }
-            rr::Event::OutboundFailure { peer, request_id, error, .. } => {
-                if let Some(pending) = self.pending.remove(&request_id) {
-                    if let Some(neighbour) = self.neighbours.get_mut(&pending.peer) {
-                        neighbour.failed = Some(Instant::now());
-                    }
-                    let error = match (node_id(&peer), error) {
-                        (Some(node), OutboundFailure::DialFailure) => RequestError::Unreachable(node),
-                        (Some(node), OutboundFailure::UnsupportedProtocols) => RequestError::OtherNetwork(node),
-                        (_, error) => RequestError::Failed(error.to_string()),
-                    };
-                    let _ = pending.reply.send(Err(error));
-                }
-            }
-            rr::Event::InboundFailure { .. } | rr::Event::ResponseSent { .. } => {}
-        }
     }
 }
