@@ -10,7 +10,7 @@ use libp2p::Multiaddr;
 use oda_consensus::ids::{ChainId, NodeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::Path;
 
 /// Name of the file in the data directory.
@@ -244,22 +244,6 @@ fn read(path: &Path, chain: ChainId) -> Result<Vec<SavedPeer>, String> {
     Ok(saved.peers)
 }
 
-/// Writes the file whole or not at all.
-///
-/// # Errors
-/// What the system says.
-pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let part = path.with_extension("json.part");
-    let mut file = std::fs::File::create(&part)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&part, path)?;
-    match path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-        Some(dir) => std::fs::File::open(dir)?.sync_all(),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -289,7 +273,7 @@ mod tests {
         known.reached(node(400), at(1).remove(0), 1_000);
         known.reached(node(401), at(401).remove(0), 2_000);
         known.heard(node(700), at(700), false);
-        write(&path, &known.take_changes().unwrap()).unwrap();
+        crate::file::replace(&path, &known.take_changes().unwrap()).unwrap();
         assert_eq!(known.take_changes(), None, "nothing new, nothing written");
         let again = Known::open(&path, node(0), CHAIN, 1_500);
         assert_eq!(again.peers().len(), MAX_SAVED);
@@ -313,7 +297,7 @@ mod tests {
         }
         let mut known = Known::new(node(0), CHAIN);
         known.heard(node(1), at(1), true);
-        write(&path, &known.take_changes().unwrap()).unwrap();
+        crate::file::replace(&path, &known.take_changes().unwrap()).unwrap();
         assert_eq!(Known::open(&path, node(0), CHAIN, 9).peers().len(), 1);
         let text = std::fs::read_to_string(&path).unwrap().replace("/ip4/198.51.100.1", "/unix/x");
         std::fs::write(&path, text).unwrap();

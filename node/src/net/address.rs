@@ -5,7 +5,7 @@
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs as _, UdpSocket};
 
 /// Most addresses of one peer.
 pub const MAX_ADDRESSES: usize = 8;
@@ -182,10 +182,17 @@ impl Scopes {
 /// The address of this machine that its peers see: the one the system would send from. Connecting a UDP socket sends
 /// nothing.
 pub(crate) fn own_ip(peers: &[String]) -> IpAddr {
+    let first = |host: &str, fits: fn(&IpAddr) -> bool| (host, 9).to_socket_addrs().ok()?.map(|at| at.ip()).find(fits);
     let from = |peer: &String| {
         let mut parts = peer.split('/').skip(1);
         let (kind, host) = (parts.next()?, parts.next()?);
-        let to: IpAddr = host.parse().ok().filter(|_| matches!(kind, "ip4" | "ip6"))?;
+        let to: IpAddr = match kind {
+            "ip4" | "ip6" => host.parse().ok()?,
+            "dns" => first(host, |_| true)?,
+            "dns4" => first(host, IpAddr::is_ipv4)?,
+            "dns6" => first(host, IpAddr::is_ipv6)?,
+            _ => return None,
+        };
         let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { "::".parse().ok()? };
         let socket = UdpSocket::bind((any, 0)).ok()?;
         socket.connect((to, 9)).ok()?;

@@ -11,7 +11,7 @@ use super::guard::Neighbour;
 use super::swarm::Task;
 use super::{NetConfig, NetError, node_id, peer_id};
 use crate::clock::now_ms;
-use crate::known::{self, Known};
+use crate::known::Known;
 use libp2p::swarm::DialError;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::{Multiaddr, PeerId};
@@ -49,7 +49,7 @@ pub(super) struct Discovery {
 }
 
 fn save(path: &Path, bytes: &[u8]) {
-    if let Err(error) = known::write(path, bytes) {
+    if let Err(error) = crate::file::replace(path, bytes) {
         tracing::warn!(file = %path.display(), %error, "peers cannot be remembered");
     }
 }

@@ -19,6 +19,7 @@ mod error;
 mod fence;
 mod guard;
 mod listen;
+mod names;
 mod probe;
 mod reach;
 mod relays;

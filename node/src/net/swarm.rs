@@ -6,6 +6,7 @@ use super::behaviour::{Behaviour, BehaviourEvent, protocol, scopes, start_error,
 use super::discovery::Discovery;
 use super::guard::{Neighbour, SLOTS};
 use super::listen::{listen, named};
+use super::names;
 use super::reach::Reach;
 use super::relays::{Found, Relays};
 use super::standing::Standing;
@@ -21,10 +22,12 @@ use libp2p::swarm::{SwarmEvent, dial_opts::DialOpts};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, identity, noise, ping, relay, tcp, yamux};
 use oda_consensus::ids::NodeId;
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant};
 
 /// Events waiting for the node.
@@ -60,6 +63,8 @@ pub(super) struct Task {
     pub(super) addresses: BTreeMap<NodeId, Vec<Multiaddr>>,
     /// Peers to stay connected to: address, when to dial next, pause after that.
     keep: Vec<(PeerId, Multiaddr, Instant, Duration)>,
+    /// Names among them that are being looked up; a dial each, and a pause between two of one peer.
+    lookups: JoinSet<(PeerId, io::Result<Vec<Multiaddr>>)>,
     pub(super) banned: BTreeMap<PeerId, Instant>,
     pub(super) discovery: Discovery,
     connected: Arc<Mutex<Vec<NodeId>>>,
@@ -117,6 +122,7 @@ pub(super) async fn start(config: NetConfig) -> Result<(Net, mpsc::Receiver<NetE
         gossip_memory: Arc::new(Semaphore::new(GOSSIP_KIB)),
         addresses: BTreeMap::new(),
         keep: config.peers.iter().filter(|(p, _)| *p != me).map(|(p, a)| (*p, a.clone(), now, REDIAL.0)).collect(),
+        lookups: JoinSet::new(),
         banned: BTreeMap::new(),
         discovery: Discovery::open(&config, me)?,
         connected: net.connected.clone(),
@@ -163,6 +169,7 @@ impl Task {
                     Some(command) => self.on_command(command, &hashes),
                 },
                 event = self.swarm.select_next_some() => self.on_event(event),
+                Some(Ok((peer, found))) = self.lookups.join_next() => self.on_looked_up(peer, found),
                 _ = tick.tick() => self.on_tick(),
             }
             self.tell();
@@ -196,8 +203,8 @@ impl Task {
             if *next > now || self.swarm.is_connected(peer) || self.banned.contains_key(peer) {
                 continue;
             }
-            let options = DialOpts::peer_id(*peer).addresses(vec![address.clone()]).build();
-            let _ = self.swarm.dial(options);
+            let (peer, address) = (*peer, address.clone());
+            self.lookups.spawn(async move { (peer, names::look_up(&address).await) });
             *next = now + *pause;
             *pause = (*pause * 2).min(REDIAL.1);
         }
@@ -210,6 +217,17 @@ impl Task {
         self.discover(now);
         self.look_reachable(now);
         self.refresh_standing(now);
+    }
+
+    /// Where a configured peer is: dials it there.
+    fn on_looked_up(&mut self, peer: PeerId, found: io::Result<Vec<Multiaddr>>) {
+        match found {
+            Ok(addresses) if !self.swarm.is_connected(&peer) && !self.banned.contains_key(&peer) => {
+                let _ = self.swarm.dial(DialOpts::peer_id(peer).addresses(addresses).build());
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%peer, %error, "the name of a configured peer is not known: see [p2p] peers"),
+        }
     }
 
     fn ban(&mut self, peer: PeerId, time: Duration) {

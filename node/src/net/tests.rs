@@ -429,3 +429,13 @@ async fn strangers_cannot_crowd_out_configured_peers() {
     let friend = peer(70, 1, &[&victim]).await;
     victim.until_connected(friend.id).await;
 }
+
+#[tokio::test] // N1: a bootstrap peer may move; its name is the owner's word, so it is looked up
+async fn a_configured_peer_is_found_by_its_name() {
+    let known = start(config(1, 1, &[])).await;
+    let by_name = |a: &Multiaddr| a.to_string().replace("/ip4/127.0.0.1/", "/dns4/localhost/").parse().unwrap();
+    let names: Vec<Multiaddr> = known.net.listen_addrs().iter().map(by_name).collect();
+    let asker = start(config(2, 1, &names)).await;
+    asker.until_connected(known.id).await;
+    assert!(names.iter().all(|name| name.to_string().starts_with("/dns4/localhost/tcp/")));
+}
