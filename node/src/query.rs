@@ -1,5 +1,6 @@
 //! What `oda` asks a running full node, as tables for people or JSON for programs.
 
+use crate::net::Reachability;
 use crate::rpc::{ApiClient, BlockInfo, ClaimInfo, CreditCursor, VerifyReport};
 use crate::top::short;
 use anyhow::{Context, Result};
@@ -141,6 +142,11 @@ pub async fn status(url: &str, json: bool) -> Result<()> {
     println!("network    {} ({})", s.network, s.chain);
     println!("height     {} at {} UTC", s.height, time(s.time_ms));
     println!("peers      {} connected, {} transactions waiting", s.connected, s.mempool);
+    match s.reachability {
+        Reachability::Unknown => {}
+        Reachability::Public => println!("reachable  directly"),
+        Reachability::Private => println!("reachable  through {} relays, not directly", s.relays),
+    }
     println!(
         "committee  epoch {}, {n} members{}: forging an outcome needs {t}, blocking one needs {}",
         s.epoch,

@@ -370,6 +370,7 @@ impl Core {
         self.prune_blocks()?;
         self.seek_snapshot();
         self.shared.set_peers(&self.net.connected(), &self.book);
+        self.shared.set_reachability(self.net.reachability());
         self.shared.set_mempool(self.mempool.len());
         Ok(())
     }

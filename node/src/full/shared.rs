@@ -1,6 +1,7 @@
 //! What the RPC server may read while the core writes.
 
 use super::CoreEvent;
+use crate::net::Reachability;
 use crate::peers::PeerBook;
 use oda_consensus::ids::{ClaimId, EscrowId, NodeId, PaymentHash};
 use oda_consensus::state::State;
@@ -61,6 +62,7 @@ pub struct Shared {
 #[derive(Default)]
 struct Facts {
     peers: Vec<PeerInfo>,
+    reachability: (Reachability, usize),
     mempool: usize,
     payments: BTreeMap<(EscrowId, u8), PaymentInfo>,
     wallet: Option<crate::rpc::WalletInfo>,
@@ -108,6 +110,16 @@ impl Shared {
             info.role = Some(format!("{:?}", record.role).to_lowercase());
         }
         self.put_peers(peers.into_values().collect());
+    }
+
+    /// Puts in place whether others can reach this node, and through how many relays.
+    pub fn set_reachability(&self, reachability: (Reachability, usize)) {
+        self.facts.write().unwrap_or_else(PoisonError::into_inner).reachability = reachability;
+    }
+
+    /// Whether others can reach this node, as far as it knows, and through how many relays they do (N1).
+    pub fn reachability(&self) -> (Reachability, usize) {
+        self.facts().reachability
     }
 
     pub(super) fn set_mempool(&self, len: usize) {

@@ -8,6 +8,7 @@
 use super::address::{Group, Scope, Scopes, group, is_circuit, plain, scope};
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tokio::time::{Duration, Instant};
@@ -34,7 +35,8 @@ pub enum Asks {
 }
 
 /// What a node knows of itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Reachability {
     /// Nothing yet.
     #[default]

@@ -132,6 +132,7 @@ impl ApiServer for ApiImpl {
         let (peers, mempool) = (self.shared.peers(), self.shared.mempool());
         let state = self.shared.state();
         let tip = state.tip();
+        let (reachability, relays) = self.shared.reachability();
         Ok(Status {
             node: self.shared.me,
             chain: state.chain(),
@@ -141,6 +142,8 @@ impl ApiServer for ApiImpl {
             hash: tip.hash,
             time_ms: tip.time_ms,
             connected: peers.iter().filter(|p| p.connected).count(),
+            reachability,
+            relays,
             mempool,
             committee: (state.group().members().len(), state.group().threshold()),
             epoch: state.current().number,

@@ -150,6 +150,7 @@ impl Node {
         out.gauge("ledger_tip_age_seconds", "Age of the last block", seconds(health.tip_age_ms))?;
         out.gauge("ready", "1 if /ready says so", u32::from(health.is_ready()))?;
         out.gauge("peers_connected", "Peers connected", health.connected)?;
+        out.gauge("relays", "Relays that pass connections on to this node", self.0.reachability().1)?;
         out.gauge("peers_known", "Peers known", known)?;
         out.gauge("mempool_transactions", "Transactions waiting", mempool)?;
         out.gauge("epoch", "Epoch in charge", state.current().number)?;

@@ -33,6 +33,8 @@ pub const SHAPES: &[(&str, &str, &[Field])] = &[
             ("hash", "hash", "its hash"),
             ("time_ms", "u64", "its time, ms since the Unix epoch"),
             ("connected", "u64", "peers connected"),
+            ("reachability", "string", "whether others can reach it: unknown, public or private"),
+            ("relays", "u64", "relays that pass connections on to it"),
             ("mempool", "u64", "transactions waiting"),
             ("committee", "u64[]", "members of the committee, and how many sign"),
             ("epoch", "u64", "its epoch"),

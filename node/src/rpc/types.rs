@@ -3,6 +3,7 @@
 //! The ledger's own records pass through as JSON values: written out again here, they would be a second definition of
 //! the same thing. [`super::schema`] lists their fields for readers, and a test holds it against real answers.
 
+use crate::net::Reachability;
 use oda_consensus::ids::{BlockHash, ChainId, Digest, EscrowId, ModelId, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,12 @@ pub struct Status {
     pub time_ms: u64,
     /// Peers connected.
     pub connected: usize,
+    /// Whether others can reach this node, as far as it knows.
+    #[serde(default)]
+    pub reachability: Reachability,
+    /// Relays that pass connections on to it.
+    #[serde(default)]
+    pub relays: usize,
     /// Transactions waiting.
     pub mempool: usize,
     /// Committee in charge: how many sign (n), how many must (t). Forging needs t, blocking n - t + 1.

@@ -283,3 +283,15 @@ async fn what_is_proven_is_what_was_recorded_and_no_more_than_that() {
     assert_eq!(stand.call("oda_proof", json!([{ "weather": 1 }])).await, Err(-32602));
     assert_eq!(stand.call("oda_extension", json!([5, 1])).await, Err(-32001));
 }
+
+#[tokio::test] // N1
+async fn the_status_says_whether_others_reach_the_node() {
+    let stand = Stand::new().await;
+    let said = async || {
+        let status = stand.call("oda_status", json!({})).await.unwrap();
+        (status["reachability"].clone(), status["relays"].clone())
+    };
+    assert_eq!(said().await, (json!("unknown"), json!(0)));
+    stand.shared.set_reachability((oda_node::net::Reachability::Private, 2));
+    assert_eq!(said().await, (json!("private"), json!(2)));
+}
