@@ -18,8 +18,7 @@ const READABLE: u32 = 0o666;
 /// # Errors
 /// What the system says; then what was there is untouched.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    put(path, bytes, READABLE)?;
-    sync_parent(path)
+    put(path, bytes, READABLE, true)
 }
 
 /// The same for a secret: only its owner may read it.
@@ -27,8 +26,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// As [`replace`].
 pub fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    put(path, bytes, OWNER_ONLY)?;
-    sync_parent(path)
+    put(path, bytes, OWNER_ONLY, true)
 }
 
 /// The same for what is worth nothing after a power cut: whole for every reader, and no disk is woken for it.
@@ -36,16 +34,27 @@ pub fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// As [`replace`].
 pub fn replace_passing(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let part = beside(path);
-    create(&part, READABLE)?.write_all(bytes)?;
-    std::fs::rename(part, path)
+    put(path, bytes, READABLE, false)
 }
 
-fn put(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let part = beside(path);
+fn put(path: &Path, bytes: &[u8], mode: u32, is_synced: bool) -> io::Result<()> {
+    // a link leads to the file that is meant
+    let path = match std::fs::canonicalize(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => path.to_path_buf(),
+        found => found?,
+    };
+    // `oda wallet backup /dev/stdout` must not put a file in the device's place
+    if std::fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+        return OpenOptions::new().write(true).open(&path)?.write_all(bytes);
+    }
+    let part = beside(&path);
     let mut file = create(&part, mode)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
+    if is_synced {
+        file.sync_all()?;
+        std::fs::rename(part, &path)?;
+        return sync_parent(&path);
+    }
     std::fs::rename(part, path)
 }
 
@@ -95,6 +104,22 @@ mod tests {
         }
         replace_private(&path, b"secret").unwrap();
         assert_eq!(mode(&path), OWNER_ONLY);
+    }
+
+    #[test]
+    fn a_link_is_followed_and_a_device_stays_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        std::fs::write(&real, b"old").unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        replace_private(&link, b"new").unwrap();
+        assert_eq!(std::fs::read(&real).unwrap(), b"new");
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        let device = dir.path().join("device");
+        std::os::unix::fs::symlink("/dev/null", &device).unwrap();
+        replace(&device, b"anything").unwrap();
+        assert!(!std::fs::metadata(&device).unwrap().is_file());
+        assert!(replace(dir.path(), b"a directory").is_err());
     }
 
     #[test]
