@@ -159,7 +159,9 @@ impl Core {
             ValidatorEffect::ForgetSeed(epoch) => crate::seeds::forget(&self.datadir, epoch)?,
             ValidatorEffect::Seat { epoch, group, share } => {
                 tracing::info!(epoch, members = group.members().len(), "seat in the committee");
-                self.signers.insert(epoch, Signer::new(self.me, *group, share, SignerConfig::default()));
+                // a topic is opened when everybody can sign it, so a leader that is silent this long is down
+                let config = SignerConfig { attempt_ms: 1_500, ..SignerConfig::default() };
+                self.signers.insert(epoch, Signer::new(self.me, *group, share, config));
                 return Ok(self.sign_effects(epoch, SignInput::Start));
             }
             ValidatorEffect::Unseat(epoch) => drop(self.signers.remove(&epoch)),

@@ -57,8 +57,7 @@ pub struct SignerConfig {
 
 impl Default for SignerConfig {
     fn default() -> Self {
-        // a topic is opened when everybody can sign it, so a leader that is silent for a second and a half is down
-        Self { attempt_ms: 1_500, share_wait_ms: 1_000, hedge_ms: 150, nonces: 4 }
+        Self { attempt_ms: 4_000, share_wait_ms: 1_000, hedge_ms: 150, nonces: 4 }
     }
 }
 

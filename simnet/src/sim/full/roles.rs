@@ -81,7 +81,8 @@ impl Full {
                 self.written(result);
             }
             ValidatorEffect::Seat { epoch, group, share } => {
-                self.signers.insert(epoch, Signer::new(self.id, *group, share, SignerConfig::default()));
+                let config = SignerConfig::default();
+                self.signers.insert(epoch, Signer::new(self.id, *group, share, config));
                 return self.sign(env, epoch, SignInput::Start);
             }
             ValidatorEffect::Unseat(epoch) => drop(self.signers.remove(&epoch)),
