@@ -107,6 +107,29 @@ fn nothing_is_built_with_planted_bugs() {
     assert_eq!(planted_edges(&deps), ["oda-node -> oda-consensus-planted"], "a planted edge is found");
 }
 
+/// Crates with their features, as `cargo build` or `cargo test` builds them.
+fn features(kinds: &str) -> BTreeSet<String> {
+    let out = Command::new(env!("CARGO"))
+        .args(["tree", "--workspace", "--locked", "--offline", "--prefix", "none", "-f", "{p} [{f}]", "-e", kinds])
+        .current_dir(root())
+        .output()
+        .expect("cargo tree");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8(out.stdout).expect("text");
+    text.lines().map(|line| line.trim_end_matches(" (*)").to_string()).collect()
+}
+
+#[test]
+fn programs_and_tests_share_one_build() {
+    let (programs, tests) = (features("normal,build"), features("normal,build,dev"));
+    assert!(programs.len() > 400, "only {} crates found", programs.len());
+    let twice: Vec<_> = programs.difference(&tests).collect();
+    assert!(
+        twice.is_empty(),
+        "`cargo test` adds features to these, and builds all that uses them once more; ask for them in node/Cargo.toml: {twice:?}"
+    );
+}
+
 /// Licences a package offers that are not allowed; empty if some choice is.
 fn licence_problem(expression: &str, allowed: &BTreeSet<&str>) -> Option<String> {
     let all_of = expression.replace('/', " OR ");
