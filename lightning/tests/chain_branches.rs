@@ -208,7 +208,7 @@ fn a_restart_after_or_amid_a_reorganisation_sees_the_same() {
     chain.mine(3).unwrap();
     let late = chain.rpc().call_string("sendtoaddress", json!([address, 0.003])).unwrap();
     let pool_before = std::fs::read(dir.path().join("mempool.dat")).unwrap();
-    assert_eq!(waiting(&chain.rpc()), [late.clone()]);
+    assert_eq!(waiting(&chain.rpc()), std::slice::from_ref(&late));
     chain.reorg_empty(3, 4).unwrap();
     let mut both = vec![confirmed, late];
     both.sort();
