@@ -24,7 +24,7 @@ pub fn dir(datadir: &Path) -> PathBuf {
 /// Starts the wallet of a data directory, and answers `oda wallet` on this machine.
 ///
 /// # Errors
-/// If there is no [lightning] section, or the wallet cannot start; says what to do.
+/// If there is no `[lightning]` section, or the wallet cannot start; says what to do.
 pub async fn start(
     config: &Config,
     datadir: &Path,

@@ -9,7 +9,7 @@
 //! * [`genesis`] writes a network: genesis file, and each node's secrets in its own directory only.
 //! * [`Network`] starts, kills, restarts and stops the processes of one.
 //! * [`attack`] puts one kind of attacker into it.
-//! * [`bench`] measures consensus.
+//! * [`mod@bench`] measures consensus.
 //! * [`demo`] runs the whole loop and adds up the money to the millisatoshi.
 //!
 //! ```

@@ -133,7 +133,7 @@ impl Wallet {
     }
 
     /// Starts paying an invoice, if it is for exactly this hash and amount on this network and was not
-    /// started before; the end comes as [`LnEvent::Sent`] or [`LnEvent::SendFailed`]. At most 1 % of the
+    /// started before; the end comes as [`crate::LnEvent::Sent`] or [`crate::LnEvent::SendFailed`]. At most 1 % of the
     /// amount and 50 sat go to routing fees. An error means that nothing was sent; except
     /// [`LightningError::AlreadyPaid`], which means that it was sent before.
     ///
@@ -194,7 +194,7 @@ impl Wallet {
     }
 
     /// Takes a held payment. `Ok` means that the claim is on disk and LDK works on it; done is
-    /// [`LnEvent::Received`]. Claiming twice is fine.
+    /// [`crate::LnEvent::Received`]. Claiming twice is fine.
     ///
     /// # Errors
     /// If nothing is held for the hash, the preimage is not its preimage, or the deadline has passed.
