@@ -26,14 +26,17 @@ fn pages(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Lines of fenced blocks, and code within sentences.
+/// Lines of fenced blocks, and code within sentences. A block marked `text` is a picture or a page, not commands.
 fn shown(text: &str) -> Vec<String> {
-    let (mut found, mut fenced) = (Vec::new(), false);
+    let mut found = Vec::new();
+    let mut fence: Option<&str> = None;
     for line in text.lines() {
-        if line.trim_start().starts_with("```") {
-            fenced = !fenced;
-        } else if fenced {
-            found.push(line.trim_start_matches("$ ").to_string());
+        if let Some(marked) = line.trim_start().strip_prefix("```") {
+            fence = if fence.is_some() { None } else { Some(marked) };
+        } else if let Some(marked) = fence {
+            if marked != "text" {
+                found.push(line.trim_start_matches("$ ").to_string());
+            }
         } else {
             found.extend(line.split('`').skip(1).step_by(2).map(str::to_string));
         }
