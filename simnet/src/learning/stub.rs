@@ -63,7 +63,6 @@ enum Content {
 pub struct Stub {
     seed: u64,
     mode: WorkMode,
-    pace: f64,
     profiles: BTreeMap<ModelId, &'static Profile>,
     losses: BTreeMap<(ModelId, BlobHash), f64>,
     deltas: BTreeMap<BlobHash, (u64, Content)>,
@@ -73,19 +72,12 @@ impl Stub {
     /// Models in assigned mode. Names that begin with `bytes` are transformers, all others perceptrons.
     pub fn new(seed: u64) -> Self {
         let (profiles, losses, deltas) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { seed, mode: WorkMode::Assigned, pace: 1.0, profiles, losses, deltas }
+        Self { seed, mode: WorkMode::Assigned, profiles, losses, deltas }
     }
 
     /// Models in free mode.
     pub fn free(seed: u64) -> Self {
         Self { mode: WorkMode::Free, ..Self::new(seed) }
-    }
-
-    /// A round gains this share of what was measured, thousandths: for runs of hundreds of rounds, as real models have
-    /// learned all they can after some fifteen.
-    #[must_use]
-    pub fn at_pace(self, milli: u32) -> Self {
-        Self { pace: f64::from(milli) / 1000.0, ..self }
     }
 
     fn profile(&self, model: ModelId) -> &'static Profile {
@@ -169,7 +161,7 @@ impl Learning for Stub {
 
     fn train(&mut self, job: &TrainJob, trainer: NodeId, work: &Work) -> Made {
         let (p, loss) = (self.profile(job.model), self.loss(job.model, job.head.hash));
-        let honest = self.paced(p.of_claim(Kind::Honest, loss));
+        let honest = p.of_claim(Kind::Honest, loss);
         // a trainer measures itself on its own shard; in free mode it promises, so it states half
         let (a, b) = self.slope(job.model, loss);
         let free = self.mode == WorkMode::Free;

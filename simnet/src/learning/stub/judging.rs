@@ -38,7 +38,7 @@ impl Stub {
 
     /// What the full step of a delta is worth on this head, in honest deltas of the head's own.
     pub(super) fn worth(&self, good: &Good, parent: BlobHash) -> f64 {
-        let honest = self.paced(self.profile(good.model).of_claim(Kind::Honest, good.loss)).probe;
+        let honest = self.profile(good.model).of_claim(Kind::Honest, good.loss).probe;
         let worth = if honest > 0.0 { (good.figures.probe / honest).clamp(-1.5, 2.5) } else { 0.0 };
         if good.parent == parent { worth } else { worth * if worth > 0.0 { ELSEWHERE } else { 1.0 } }
     }
@@ -63,7 +63,7 @@ impl Stub {
         let draw = |what: &str, extra: &[u8]| self.normal(what, &[&hash.0, &job.sealed.0, extra]);
         let size = (f.norm_milli / 1e3).min(1.0);
         let gate = f.gate + draw("gate", &[]) * stage.gate_spread * size;
-        let probe = f.probe + draw("probe", &[]) * stage.probe_spread * size * self.pace;
+        let probe = f.probe + draw("probe", &[]) * stage.probe_spread * size;
         let shard: Shard = (job.round, job.start, trainer);
         let learned = good.learned.iter().filter(|(s, _)| *s == shard).map(|(_, e)| *e).sum::<f64>();
         let excess = learned + draw("excess", &trainer.0) * f.excess_spread;
@@ -88,7 +88,7 @@ impl Stub {
     /// gain what was measured.
     pub(super) fn slope(&self, model: ModelId, loss: f64) -> (f64, f64) {
         let p = self.profile(model);
-        let (gain, r) = (p.round_gain(loss) * self.pace, p.curvature(p.stage(loss)));
+        let (gain, r) = (p.round_gain(loss), p.curvature(p.stage(loss)));
         let common = p.of_stage(p.stage(loss)).cosine;
         let four = common + (1.0 - common) / 4.0;
         let a = gain.abs() / (0.7 - r * 0.49 * four).max(0.1);

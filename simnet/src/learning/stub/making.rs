@@ -12,7 +12,7 @@ impl Stub {
     pub(super) fn made(&self, job: &TrainJob, trainer: NodeId, work: &Work, hash: BlobHash) -> Option<Good> {
         let p = self.profile(job.model);
         let loss = self.loss(job.model, job.head.hash);
-        let of = |kind| self.paced(p.of_claim(kind, loss));
+        let of = |kind| p.of_claim(kind, loss);
         let common = p.of_stage(p.stage(loss)).cosine;
         let own: Shard = (job.round, job.start, trainer);
         let fresh = |figures: Figures, trained: bool| {
@@ -102,10 +102,6 @@ impl Stub {
             }
             Work::Copy { .. } | Work::Malformed | Work::Oversize | Work::WrongShape | Work::Huge => return None,
         })
-    }
-
-    pub(super) fn paced(&self, f: Figures) -> Figures {
-        Figures { gate: f.gate * self.pace, probe: f.probe * self.pace, ..f }
     }
 }
 
