@@ -30,7 +30,7 @@ pub struct Cli {
         long,
         global = true,
         env = "ODA_LOG",
-        default_value = "warn,oda_node=info,oda_storage=info,oda_lightning=info,iroh=error,noq=error,noq_udp=error"
+        default_value = "warn,oda_node=info,oda_storage=info,oda_lightning=info,iroh=error,noq=error,noq_udp=error,libp2p_gossipsub=error"
     )]
     pub log: String,
     /// Confirm that the wallet may hold real bitcoin; needed on network "bitcoin", unless oda.toml says so.
@@ -125,6 +125,9 @@ struct DataDir {
 struct LiteArgs {
     #[command(flatten)]
     flags: LiteFlags,
+    /// Take no new work, and end once every claim is paid or void.
+    #[arg(long)]
+    finish: bool,
     #[command(subcommand)]
     command: Option<LiteCommand>,
 }
@@ -296,7 +299,7 @@ pub async fn run(cli: Cli) -> Result<()> {
             );
             full_node(config, args.datadir, false).await
         }
-        Command::Lite(LiteArgs { flags, command }) => {
+        Command::Lite(LiteArgs { flags, finish, command }) => {
             let datadir = flags.datadir.clone().map_or_else(lite::join::default_datadir, Ok)?;
             if let Some(LiteCommand::Status) = command {
                 return lite::status::show(&datadir, json);
@@ -310,7 +313,7 @@ pub async fn run(cli: Cli) -> Result<()> {
             flags.apply(&mut config.lite);
             config.check()?;
             let reporter = Arc::new(Reporter::new(if json { Style::Json } else { Style::People }));
-            lite::run(config, &datadir, reporter, stop_signal()?).await
+            lite::run(config, &datadir, reporter, finish, stop_signal()?).await
         }
         Command::Init(args) => {
             std::fs::create_dir_all(&args.datadir).with_context(|| args.datadir.display().to_string())?;

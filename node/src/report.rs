@@ -107,6 +107,11 @@ pub enum LiteEvent {
         /// Usable channels.
         channels: usize,
     },
+    /// Every claim is paid or void, and no new one was wanted.
+    Finished {
+        /// Earned since the data directory was made, msat.
+        msat: u64,
+    },
 }
 
 /// How to tell it.
@@ -196,6 +201,7 @@ fn line(event: &LiteEvent) -> Option<String> {
         LiteEvent::Wallet { lightning_msat, channels } => {
             format!("wallet: {lightning_msat} msat over {channels} channels")
         }
+        LiteEvent::Finished { msat } => format!("finished: every claim is over; earned {} sat in all", msat / 1000),
         LiteEvent::Fetch { .. } | LiteEvent::Train { .. } => return None,
     })
 }

@@ -65,7 +65,8 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::Genesis { dir, options } => {
             let network = genesis::create(&dir, &options, network::now_ms())?;
-            println!("{} nodes in {}; run them with `testnet demo --dir {0}`", network.nodes.len(), dir.display());
+            let (count, dir) = (network.nodes.len(), dir.display());
+            println!("{count} nodes in {dir}; run them with `testnet demo --dir {dir}`");
             Ok(ExitCode::SUCCESS)
         }
         Command::Chain { dir, chain } => {

@@ -242,24 +242,35 @@ impl Network {
 
     /// Stops everything, chain last, and tells what did not stop cleanly.
     pub async fn stop_all(&mut self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut report = |name: &str, ended: Result<Ended>, dir: &Path| match ended {
-            Ok(Ended::Clean) => {}
-            Ok(Ended::Killed) => problems
-                .push(format!("{name} did not stop within {} s and was killed", process::STOP_TIMEOUT.as_secs())),
-            Ok(Ended::Failed(status)) => {
-                problems.push(format!("{name} stopped with {status}:\n{}", process::tail(&dir.join(name).join("log"))))
-            }
-            Err(error) => problems.push(format!("{name}: {error:#}")),
-        };
-        let stopping: Vec<_> =
-            std::mem::take(&mut self.nodes).into_iter().map(|(name, p)| (name, tokio::spawn(p.stop()))).collect();
-        for (name, task) in stopping {
-            let ended = task.await.unwrap_or_else(|e| Err(e.into()));
-            report(&name, ended, &self.dir);
-        }
+        let nodes = std::mem::take(&mut self.nodes);
+        let mut problems = self.stop_together(nodes).await;
         if let Some(chain) = self.chain.take() {
-            report("chain", chain.stop().await, &self.dir);
+            problems.extend(self.stop_together([("chain".to_string(), chain)]).await);
+        }
+        problems
+    }
+
+    /// Stops the trainers and tells what did not stop cleanly.
+    pub async fn stop_trainers(&mut self) -> Vec<String> {
+        let trainers: Vec<_> =
+            self.names(Role::Trainer).into_iter().filter_map(|name| self.nodes.remove_entry(&name)).collect();
+        self.stop_together(trainers).await
+    }
+
+    async fn stop_together(&self, processes: impl IntoIterator<Item = (String, Process)>) -> Vec<String> {
+        let stopping: Vec<_> =
+            processes.into_iter().map(|(name, process)| (name, tokio::spawn(process.stop()))).collect();
+        let mut problems = Vec::new();
+        for (name, task) in stopping {
+            match task.await.unwrap_or_else(|e| Err(e.into())) {
+                Ok(Ended::Clean) => {}
+                Ok(Ended::Killed) => problems
+                    .push(format!("{name} did not stop within {} s and was killed", process::STOP_TIMEOUT.as_secs())),
+                Ok(Ended::Failed(status)) => {
+                    problems.push(format!("{name} stopped with {status}:\n{}", self.log_tail(&name)));
+                }
+                Err(error) => problems.push(format!("{name}: {error:#}")),
+            }
         }
         problems
     }

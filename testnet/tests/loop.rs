@@ -8,6 +8,7 @@ mod common;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::{ROUND, Story, options, tell};
+use oda_consensus::ids::NodeId;
 use oda_testnet::config::JOIN_FILE;
 use oda_testnet::demo::view::{Money, RoundView};
 use oda_testnet::trainer::Phase;
@@ -132,17 +133,8 @@ impl Story {
     async fn join_with_one_command(&mut self) -> Result<()> {
         let home = tempfile::tempdir()?;
         let log = home.path().with_extension("log");
-        let out = std::fs::File::create(&log)?;
-        let err = out.try_clone()?;
-        let mut guest = Guest(
-            self.guest(home.path())
-                .args(["lite", "--join"])
-                .arg(self.network.dir().join(JOIN_FILE))
-                .stdin(Stdio::null())
-                .stdout(out)
-                .stderr(err)
-                .spawn()?,
-        );
+        let join = self.network.dir().join(JOIN_FILE);
+        let mut guest = self.start_guest(home.path(), &["lite", "--join", &join.display().to_string()], &log)?;
         let deadline = Instant::now() + 3 * ROUND;
         let earned = loop {
             if let Some(status) = guest.0.try_wait()? {
@@ -159,7 +151,7 @@ impl Story {
             }
         };
         // what it says of itself is what the ledger says
-        let node: oda_consensus::ids::NodeId = serde_json::from_value(earned["node"].clone())?;
+        let node: NodeId = serde_json::from_value(earned["node"].clone())?;
         let rpc = self.network.rpc("validator-0")?;
         let model = rpc.models().await?.into_iter().find(|m| m.round.is_some()).context("no model")?;
         let mut settled_msat = 0;
@@ -180,8 +172,40 @@ impl Story {
         }
         let mode = std::fs::metadata(datadir.join("oda.toml"))?.permissions().mode() & 0o777;
         ensure!(mode == 0o600, "oda.toml may hold a password, its mode is {mode:o}");
+        drop(guest);
+        self.retire_the_guest(home.path(), node, &log).await.context("its retirement")?;
         std::fs::remove_file(&log)?;
         Ok(())
+    }
+
+    // what it was promised is received before it ends, and nothing new is begun; it was killed in the middle of a round
+    async fn retire_the_guest(&mut self, home: &Path, node: NodeId, log: &Path) -> Result<()> {
+        let mut guest = self.start_guest(home, &["lite", "--finish"], log)?;
+        let deadline = Instant::now() + 3 * ROUND;
+        let ended = loop {
+            match guest.0.try_wait()? {
+                Some(status) => break status,
+                None if Instant::now() > deadline => bail!("it does not end:\n{}", std::fs::read_to_string(log)?),
+                None => self.pass().await?,
+            }
+        };
+        let told = std::fs::read_to_string(log)?;
+        ensure!(ended.success() && told.contains("every claim is over"), "{ended}:\n{told}");
+        ensure!(!told.contains("training from head"), "it took new work:\n{told}");
+        let rpc = self.network.rpc("validator-0")?;
+        let model = rpc.models().await?.into_iter().find(|m| m.round.is_some()).context("no model")?;
+        for round in 1..=model.round.as_ref().map_or(0, |r| r.number) {
+            let claims = rpc.claims(model.id, round).await?;
+            let mut own = claims.iter().filter(|i| i.claim.trainer == node).filter_map(|i| i.escrow.as_ref());
+            ensure!(own.all(|e| e.releasing_msat() == 0), "it left what it earned in round {round}:\n{told}");
+        }
+        Ok(())
+    }
+
+    fn start_guest(&self, home: &Path, args: &[&str], log: &Path) -> Result<Guest> {
+        let out = std::fs::File::create(log)?;
+        let err = out.try_clone()?;
+        Ok(Guest(self.guest(home).args(args).stdin(Stdio::null()).stdout(out).stderr(err).spawn()?))
     }
 
     /// `oda` in an account of its own. The machine of a test is in use; whether that makes it pause is not asked here.

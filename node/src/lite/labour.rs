@@ -85,7 +85,7 @@ impl Lite {
         }
         self.fees.heard(peer, &view);
         let now = now_ms();
-        let choice = self.work.choose(now).filter(|_| self.paused.is_none());
+        let choice = self.work.choose(now).filter(|_| self.paused.is_none() && !self.finish);
         if let Some((chosen, msat_per_hour)) = choice.filter(|(chosen, _)| self.chosen != Some(*chosen)) {
             self.chosen = Some(chosen);
             self.reporter.lite(&LiteEvent::Chosen { model: chosen, msat_per_hour });
@@ -98,7 +98,7 @@ impl Lite {
 
     /// A model nobody here knows the speed of is measured, unless something trains.
     fn measure_next(&mut self) {
-        if self.running.is_some() || self.paused.is_some() {
+        if self.running.is_some() || self.paused.is_some() || self.finish {
             return;
         }
         let Some((model, manifest)) = self.work.to_measure() else { return };
@@ -237,8 +237,16 @@ impl Lite {
         });
     }
 
+    /// Claims that are neither paid nor void.
+    pub(super) fn open_claims(&self) -> usize {
+        self.trainer.claims().filter(|r| !r.phase.is_over()).count()
+    }
+
     /// What the node does, in words.
     pub(super) fn doing(&self) -> String {
+        if self.finish {
+            return format!("taking no new work; {} claims are not over", self.open_claims());
+        }
         match (&self.paused, &self.running) {
             (Some(reason), _) => format!("paused: {reason}"),
             (None, Some(r)) => format!("training round {} of model {}", r.round, r.model.short()),
@@ -260,7 +268,7 @@ impl Lite {
             earned_since_start_msat: self.earned.msat.saturating_sub(self.earned.before_msat),
             paid_claims: self.earned.paid,
             unpaid_claims: self.earned.unpaid,
-            open_claims: self.trainer.claims().filter(|r| !r.phase.is_over()).count() as u64,
+            open_claims: self.open_claims() as u64,
             lightning_msat: self.wallet_seen.0,
             channels: self.wallet_seen.1,
             peers: self.net.connected().len(),

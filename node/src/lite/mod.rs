@@ -115,6 +115,8 @@ struct Lite {
     running: Option<Running>,
     chosen: Option<ModelId>,
     paused: Option<Reason>,
+    /// No new work is taken.
+    finish: bool,
     heads: BTreeMap<ModelId, BlobRef>,
     /// Deltas of claims that are over, oldest first.
     spent: VecDeque<BlobRef>,
@@ -123,7 +125,7 @@ struct Lite {
     events: mpsc::Sender<Event>,
 }
 
-/// Runs a lite node until `stop` changes.
+/// Runs a lite node until `stop` changes, or, if it is to finish, until every claim of its is over.
 ///
 /// # Errors
 /// Anything that keeps it from starting or going on, said in one line.
@@ -131,6 +133,7 @@ pub async fn run(
     config: Config,
     datadir: &Path,
     reporter: Arc<Reporter>,
+    finish: bool,
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let genesis = config.genesis(datadir)?;
@@ -219,6 +222,7 @@ pub async fn run(
         running: None,
         chosen: None,
         paused: None,
+        finish,
         heads: BTreeMap::new(),
         spent,
         handover: deltas::Handover::default(),
@@ -251,6 +255,10 @@ pub async fn run(
         };
         if let Err(error) = step {
             break Err(error);
+        }
+        if finish && lite.open_claims() == 0 {
+            lite.reporter.lite(&LiteEvent::Finished { msat: lite.earned.msat });
+            break Ok(());
         }
     };
     pump.abort();

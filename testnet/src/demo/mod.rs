@@ -45,7 +45,7 @@ pub struct Options {
     /// Rounds to run.
     #[arg(long, default_value_t = 5)]
     pub rounds: usize,
-    /// Leave the network running afterwards, until Ctrl-C.
+    /// Leave the network running afterwards, until Ctrl-C. Its own trainers stop, so that whoever joins finds work left.
     #[arg(long)]
     pub keep: bool,
     /// Bitcoin chain [default: embedded, or bitcoind if BITCOIND_EXE is set].
@@ -207,6 +207,10 @@ async fn go(options: &Options, network: &mut Network, screen: &mut Screen, end: 
     }
     *end = Some(if summary.is_good() { End::Good } else { End::Bad });
     if options.keep {
+        // they would take a small model to where nothing is left to prove while somebody reads the table
+        for problem in network.stop_trainers().await {
+            screen.print(&problem);
+        }
         screen.print(&how_to_ask(network, &follower)?);
         loop {
             tick(network, &mut mined).await?;
@@ -310,7 +314,7 @@ fn how_to_ask(network: &Network, follower: &Follower) -> Result<String> {
     let oda = network.oda().display();
     let genesis = network.dir().join(genesis::GENESIS_FILE);
     Ok(format!(
-        "\nThe network runs on until Ctrl-C. Ask it:\n\n  {oda} ledger tail --rpc {url}\n  {oda} ledger credit --rpc {url}\n  {oda} ledger verify --rpc {url}\n  {oda} model list --rpc {url}\n  {oda} claim show {claim} --rpc {url}\n  {oda} verify {claim} --genesis {} --peer {}\n\nJoin it, and be paid:\n\n  {oda} lite --join {} --datadir \"$(mktemp -d)\"\n",
+        "\nThe network runs on until Ctrl-C. Ask it:\n\n  {oda} ledger tail --rpc {url}\n  {oda} ledger credit --rpc {url}\n  {oda} ledger verify --rpc {url}\n  {oda} model list --rpc {url}\n  {oda} claim show {claim} --rpc {url}\n  {oda} verify {claim} --genesis {} --peer {}\n\nJoin it, and be paid (its own trainers have stopped: what the model still has to learn is left to you):\n\n  {oda} lite --join {} --datadir \"$(mktemp -d)\"\n",
         genesis.display(),
         first.p2p,
         network.dir().join(crate::config::JOIN_FILE).display(),

@@ -201,7 +201,7 @@ fn explain(verdict: Verdict, judging: &Judging, adopted: bool) -> String {
             format!("rejected: copy of another claim (cosine {} or more)", milli(judging.copy_cosine_milli))
         }
         Verdict::TooLittleWork => {
-            format!("rejected: a part of the work (less than {} of the median)", milli(judging.least_work_milli))
+            format!("rejected: below {} of the median work", f64::from(judging.least_work_milli) / 1e3)
         }
         Verdict::BelowStated => "rejected: adds less than it states".into(),
         Verdict::BadMeasurement => "rejected: wrong sample sizes".into(),
