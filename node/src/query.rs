@@ -377,7 +377,7 @@ pub async fn credit(url: &str, model: Option<ModelId>, json: bool) -> Result<()>
             ]
         })
         .collect();
-    table(&["MODEL", "TRAINER", "CREDIT NAT", "PAID/JUDGED", "PAID MSAT"], &rows);
+    table(&["MODEL", "TRAINER", "CREDIT NAT", "ADDED/JUDGED", "PAID MSAT"], &rows);
     Ok(())
 }
 

@@ -249,7 +249,7 @@ pub struct Credit {
     pub credit_unat: u64,
     /// Claims judged.
     pub claims: u64,
-    /// Claims paid.
+    /// Claims that added to a new head; one that earned less than the smallest payment counts too.
     pub paid_claims: u64,
     /// Claims since the last paid one for which payment was offered, and which came to nothing (P8).
     pub failed_in_a_row: u32,

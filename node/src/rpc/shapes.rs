@@ -248,7 +248,7 @@ pub const SHAPES: &[(&str, &str, &[Field])] = &[
             ("trainer", "hash", "trainer"),
             ("credit_unat", "u64", "share of the proven gains, micro-nats"),
             ("claims", "u64", "claims judged"),
-            ("paid_claims", "u64", "claims paid"),
+            ("paid_claims", "u64", "claims that added to a new head, also by less than the smallest payment"),
             ("paid_msat", "u64", "receipts shown"),
         ],
     ),

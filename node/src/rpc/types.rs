@@ -128,7 +128,7 @@ pub struct CreditInfo {
     pub credit_unat: u64,
     /// Claims judged.
     pub claims: u64,
-    /// Claims paid.
+    /// Claims that added to a new head; one that earned less than the smallest payment counts too.
     pub paid_claims: u64,
     /// Receipts shown, msat.
     pub paid_msat: u64,

@@ -67,7 +67,9 @@ fn a_node_stops_over_rpc_for_its_owner_and_by_signal_and_starts_again() {
                 assert!(oda(&["stop", "--rpc", &url], dir.path()).status.success());
             }
             Some(signal) => {
-                let sent = Command::new("kill").arg(signal).arg(node.0.id().to_string()).status().unwrap();
+                // the shell's own: a bare Debian has no program of that name
+                let kill = format!("kill {signal} {}", node.0.id());
+                let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
                 assert!(sent.success());
             }
         }

@@ -290,7 +290,7 @@ function showOutcomes() {
 function showCredit() {
   const rows = [...(known.credit.get(chosen.model) ?? [])].sort((a, b) => b.credit_unat - a.credit_unat || b.paid_msat - a.paid_msat);
   if (!rows.length) return put('credit', empty('Nobody has credit yet: it comes with the first new head.'));
-  put('credit', table([['Trainer'], ['Credit', true], ['Claims paid', true], ['Received', true]], rows.map((c) => ({
+  put('credit', table([['Trainer'], ['Credit', true], ['Claims that added', true], ['Received', true]], rows.map((c) => ({
     cells: [ident(c.trainer), nat(c.credit_unat), `${count(c.paid_claims)} of ${count(c.claims)}`, sat(c.paid_msat)] }))));
 }
 
