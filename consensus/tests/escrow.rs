@@ -24,6 +24,12 @@ use world::{World, sponsor, trainer};
 
 const DEADLINE: u32 = 300;
 
+#[test] // P4: only what can no longer arrive is written off; LDK lets an HTLC last 1,008 blocks
+fn a_payment_lapses_long_after_any_hold_has_ended() {
+    let longest_hold_ms = 1008 * 600_000;
+    assert!(oda_consensus::escrow::LAPSE_MS >= 4 * longest_hold_ms);
+}
+
 /// An HTLC: who could still be told of it, and what became of it.
 #[derive(Clone, Debug, PartialEq)]
 enum Htlc {
