@@ -137,6 +137,9 @@ fn a_vanished_payer_pays_on_chain(driver: RegtestDriver) {
     let deadline = net.hold(hash, amount_sat * 1000, 10);
     let had_sat = net.trainer().onchain_total_sat();
     net.sponsor.stop().unwrap();
+    until("the payer is missed", || net.trainer().channels().iter().all(|c| !c.usable));
+    let refused = net.trainer().close_channels(&net.sponsor.node_id(), false).unwrap_err();
+    assert!(matches!(refused, LightningError::PeerAway), "{refused}");
     net.trainer().claim(hash, preimage).unwrap();
     assert_eq!(event(net.trainer()), LnEvent::Received { hash, amount_msat: amount_sat * 1000 });
     // LDK closes the channel when the HTLC comes within 36 blocks of its expiry, three past the deadline
@@ -158,12 +161,16 @@ fn a_forced_close_is_accepted_by_the_chain(driver: RegtestDriver) {
     let net = Net::with_channel(driver, true);
     let (preimage, hash) = secret(9);
     net.hold(hash, AMOUNT_MSAT, HOLD_BLOCKS);
+    assert!(net.trainer().carries_unclaimed() && net.sponsor.carries_unclaimed());
     net.trainer().claim(hash, preimage).unwrap();
     assert!(matches!(event(net.trainer()), LnEvent::Received { .. }));
     assert!(matches!(event(&net.sponsor), LnEvent::Sent { .. }));
+    until("both have signed for it", || !net.trainer().carries_unclaimed() && !net.sponsor.carries_unclaimed());
     let total_sat = net.sponsor.onchain_total_sat();
+    assert_eq!(net.sponsor.closing_sat(), 0);
     net.sponsor.close_channels(&net.trainer().node_id(), true).unwrap();
     assert!(matches!(event(&net.sponsor), LnEvent::ChannelClosed { .. }));
+    assert!(net.sponsor.closing_sat() > common::CHANNEL_SAT - 50_000, "{} sat", net.sponsor.closing_sat());
     let mut mined = 0;
     until("the sponsor's share is swept", || {
         net.mine(6);
@@ -171,6 +178,7 @@ fn a_forced_close_is_accepted_by_the_chain(driver: RegtestDriver) {
         net.sponsor.onchain_total_sat() > total_sat + common::CHANNEL_SAT - 50_000 || mined > 400
     });
     assert!(mined <= 400, "not swept: {total_sat} sat before, {} now", net.sponsor.onchain_total_sat());
+    until("the closing is over", || net.sponsor.closing_sat() == 0);
     net.finish();
 }
 

@@ -9,7 +9,7 @@ use crate::{query, seeds, wallet};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use oda_consensus::ids::PaymentHash;
-use oda_lightning::{LightningError, StaticBackup, Wallet};
+use oda_lightning::{ChannelInfo, LightningError, StaticBackup, Wallet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};
@@ -21,7 +21,9 @@ use zeroize::Zeroizing;
 /// How long a payment is watched.
 const PAY_PATIENCE: Duration = Duration::from_secs(90);
 /// How long a wallet opened here waits for its channels.
-const CHANNEL_PATIENCE: Duration = Duration::from_secs(30);
+///
+/// LDK calls on its peers once a minute, and who accepted a channel is the one that is called.
+const CHANNEL_PATIENCE: Duration = Duration::from_secs(90);
 /// Longest line of words read, bytes.
 const MAX_WORDS_BYTES: u64 = 1024;
 
@@ -167,16 +169,19 @@ impl Purse {
         }
     }
 
-    /// A wallet opened a moment ago has its channels, but not yet its peers.
-    async fn wait_for_channels(&self) -> Result<()> {
-        let deadline = Instant::now() + CHANNEL_PATIENCE;
+    /// Waits while a wallet that was opened a moment ago has such a channel, but no longer than that. Says so if it takes.
+    async fn wait_while(&self, what: &str, is_so: impl Fn(&ChannelInfo) -> bool) {
+        let (begun, mut told) = (Instant::now(), false);
         while let Self::Own(wallet) = self
-            && wallet.channels().iter().any(|c| c.ready && !c.usable)
-            && Instant::now() < deadline
+            && wallet.channels().iter().any(&is_so)
+            && begun.elapsed() < CHANNEL_PATIENCE
         {
+            if !told && begun.elapsed() > Duration::from_secs(2) {
+                told = true;
+                eprintln!("{what}, for up to {} s", CHANNEL_PATIENCE.as_secs());
+            }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        Ok(())
     }
 
     async fn close(self) -> Result<()> {
@@ -263,11 +268,17 @@ async fn carry_out(purse: &Purse, command: WalletCommand, datadir: &Path, json: 
             show(answer, format!("a channel of {sat} sat is being opened; it can be used after six blocks"))
         }
         WalletCommand::Close { peer, force } => {
-            let answer = purse.ask(Request::Close { node_id: peer, force }).await?;
+            let with_peer = |c: &ChannelInfo| c.counterparty == peer;
+            if !force {
+                purse.wait_while("waiting for the peer", |c| with_peer(c) && !c.usable).await;
+            }
+            let answer = purse.ask(Request::Close { node_id: peer.clone(), force }).await?;
+            // with no node to go on with it, the handshake has to end here
+            purse.wait_while("waiting for the peer's signature", with_peer).await;
             show(answer, "closing; the coins come back on chain, see `oda wallet balance`".into())
         }
         WalletCommand::Pay { bolt11, amount_msat, max_fee_msat } => {
-            purse.wait_for_channels().await?;
+            purse.wait_while("waiting for the channels' peers", |c| c.ready && !c.usable).await;
             let answer = purse.ask(Request::Pay { bolt11, amount_msat, max_fee_msat }).await?;
             let hash: PaymentHash = serde_json::from_value(answer["hash"].clone())?;
             let payment = watch(purse, hash, PAY_PATIENCE).await?;
@@ -462,6 +473,9 @@ fn print_balance(b: &Value) -> Result<()> {
         b["lightning_msat"],
         b["sendable_msat"]
     );
+    if let Some(sat) = b["closing_sat"].as_u64().filter(|sat| *sat > 0) {
+        println!("closing    {sat} sat of closed channels wait for blocks: do not delete this wallet");
+    }
     match b["chain"]["trouble"].as_str() {
         None => println!("chain      block {}", b["chain"]["height"]),
         Some(why) if b["chain"]["running"] == json!(true) => println!("chain      trouble: {why}"),

@@ -120,6 +120,7 @@ pub fn carry_out(wallet: &Wallet, request: Request) -> Result<Value> {
             json!({
                 "network": wallet.network(), "node_id": wallet.node_id(),
                 "onchain_sat": wallet.onchain_balance_sat(), "onchain_total_sat": wallet.onchain_total_sat(),
+                "closing_sat": wallet.closing_sat(),
                 "lightning_msat": wallet.lightning_balance_msat(), "sendable_msat": wallet.sendable_msat(),
                 "held_payments": wallet.held_payments().len(), "chain": wallet.chain_status(), "channels": channels,
             })

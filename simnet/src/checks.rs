@@ -22,7 +22,7 @@ use oda_consensus::escrow::TrancheStatus;
 use oda_consensus::evidence::Offence;
 use oda_consensus::frost::{SignMessage, request_digest};
 use oda_consensus::ids::{BlobHash, BlockHash, ClaimId, Digest, ModelId, NodeId, PaymentHash};
-use oda_consensus::outcome::{Outcome, samples_input};
+use oda_consensus::outcome::{Attestation, Outcome, Statement, samples_input};
 use oda_consensus::state::{State, ValidatorStatus};
 use oda_consensus::tx::{Block, Reveal, SignedTx, Tx, claim_escrow, claim_id, score_commitment};
 use oda_consensus::wire::{CommitteeMessage, DecidedBlock, Request, Response};
@@ -496,9 +496,9 @@ impl Checks {
         }
         for c in ledger.checkpoints() {
             let known = self.blocks.get((c.checkpoint.height as usize).saturating_sub(1));
-            // committees of long ago are forgotten by whoever follows
-            let old = c.epoch + 1 < now;
-            if known != Some(&c.checkpoint.block) || (!old && chain.attested(&c.checkpoint, &c.signature).is_err()) {
+            let message = Attestation { chain: chain.chain(), statement: Statement::Checkpoint(c.checkpoint) };
+            let attested = chain.verify(c.epoch, &codec::encode(&message), &c.signature);
+            if known != Some(&c.checkpoint.block) || !attested {
                 let why = format!("the checkpoint at {} is not of this chain and committee", c.checkpoint.height);
                 self.violated(at_ms, "agreement", why);
             }

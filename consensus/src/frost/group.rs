@@ -149,10 +149,30 @@ impl CommitteeKey {
 
     /// Whether the committee signed the message.
     pub fn verify(&self, message: &[u8], signature: &GroupSignature) -> bool {
-        let key = frost::VerifyingKey::deserialize(&self.key);
-        let signature = frost::Signature::deserialize(&signature.0);
-        key.is_ok_and(|k| signature.is_ok_and(|s| k.verify(message, &s).is_ok()))
+        verify(&self.key, message, signature)
     }
+
+    /// Its key alone.
+    pub fn point(&self) -> GroupPoint {
+        GroupPoint(self.key.clone().into())
+    }
+}
+
+/// The one point of a committee's key: all it takes to check what it signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupPoint(Box<[u8]>);
+
+impl GroupPoint {
+    /// Whether the committee signed the message.
+    pub fn verify(&self, message: &[u8], signature: &GroupSignature) -> bool {
+        verify(&self.0, message, signature)
+    }
+}
+
+fn verify(key: &[u8], message: &[u8], signature: &GroupSignature) -> bool {
+    let key = frost::VerifyingKey::deserialize(key);
+    let signature = frost::Signature::deserialize(&signature.0);
+    key.is_ok_and(|k| signature.is_ok_and(|s| k.verify(message, &s).is_ok()))
 }
 
 fn check_members(members: &[NodeId]) -> Result<(), GroupError> {

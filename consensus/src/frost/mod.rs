@@ -10,7 +10,7 @@ mod session;
 
 pub use deal::{Deal, DealError, EncryptionKey, EncryptionSecret, ReleaseShare, deal_preimage, open_share, rebuild};
 pub use dkg::{DkgError, EpochSeed, OpenedShares, Round1, Round2, Transcript, deal_locally, deal_round1, dkg_context};
-pub use group::{CommitteeKey, GroupError, GroupKey, GroupSignature, KeyShare, dkg_all_local, threshold};
+pub use group::{CommitteeKey, GroupError, GroupKey, GroupPoint, GroupSignature, KeyShare, dkg_all_local, threshold};
 pub use session::{
     Announce, Chosen, NonceOffer, RefusedWhy, SessionId, ShareEvidence, SignEffect, SignInput, SignMessage, Signer,
     SignerConfig, payload_hash, request_digest,

@@ -4,8 +4,9 @@ use super::Wallet;
 use super::error::LightningError;
 use super::types::ChannelInfo;
 use ldk_node::bitcoin::secp256k1::PublicKey;
+use ldk_node::lightning::chain::channelmonitor::BalanceSource;
 use ldk_node::lightning::ln::msgs::SocketAddress;
-use ldk_node::{LightningBalance, NodeError};
+use ldk_node::{LightningBalance, NodeError, PendingSweepBalance};
 use std::str::FromStr as _;
 
 /// Sum of the two anchor outputs a channel's opener pays for, msat (BOLT 3).
@@ -57,6 +58,49 @@ impl Wallet {
         self.node.list_channels().iter().filter(|c| c.is_channel_ready).map(share).fold(0, u64::saturating_add)
     }
 
+    /// Whether a channel still carries a payment whose preimage is not known here: one that is over on this side is
+    /// carried until both sides have signed a commitment without it (BOLT 2).
+    pub fn carries_unclaimed(&self) -> bool {
+        self.node.list_balances().lightning_balances.iter().any(|balance| match balance {
+            LightningBalance::ClaimableOnChannelClose {
+                outbound_payment_htlc_rounded_msat,
+                outbound_forwarded_htlc_rounded_msat,
+                inbound_htlc_rounded_msat,
+                ..
+            } => {
+                *outbound_payment_htlc_rounded_msat + outbound_forwarded_htlc_rounded_msat + inbound_htlc_rounded_msat
+                    > 0
+            }
+            LightningBalance::MaybePreimageClaimableHTLC { .. }
+            | LightningBalance::MaybeTimeoutClaimableHTLC { .. } => true,
+            _ => false,
+        })
+    }
+
+    /// What channels that are closed still owe to this wallet's coins on chain, sat, fees not taken off: their closing is
+    /// not in a block yet, or a delay runs. Whoever deletes the wallet now loses it.
+    pub fn closing_sat(&self) -> u64 {
+        let open: Vec<_> = self.node.list_channels().into_iter().map(|c| c.channel_id).collect();
+        let balances = self.node.list_balances();
+        let owed = balances.lightning_balances.iter().filter_map(|balance| match balance {
+            LightningBalance::ClaimableAwaitingConfirmations { source: BalanceSource::CoopClose, .. } => None, // on chain
+            LightningBalance::ClaimableOnChannelClose { channel_id, amount_satoshis, .. }
+            | LightningBalance::ClaimableAwaitingConfirmations { channel_id, amount_satoshis, .. }
+            | LightningBalance::ContentiousClaimable { channel_id, amount_satoshis, .. }
+            | LightningBalance::MaybeTimeoutClaimableHTLC { channel_id, amount_satoshis, .. }
+            | LightningBalance::CounterpartyRevokedOutputClaimable { channel_id, amount_satoshis, .. } => {
+                (!open.contains(channel_id)).then_some(*amount_satoshis)
+            }
+            LightningBalance::MaybePreimageClaimableHTLC { .. } => None,
+        });
+        let swept = balances.pending_balances_from_channel_closures.iter().filter_map(|sweep| match sweep {
+            PendingSweepBalance::PendingBroadcast { amount_satoshis, .. }
+            | PendingSweepBalance::BroadcastAwaitingConfirmation { amount_satoshis, .. } => Some(*amount_satoshis),
+            PendingSweepBalance::AwaitingThresholdConfirmations { .. } => None, // on chain
+        });
+        owed.chain(swept).fold(0, u64::saturating_add)
+    }
+
     /// Connects to a peer and remembers it for restarts. Blocks.
     ///
     /// # Errors
@@ -102,9 +146,12 @@ impl Wallet {
     /// A forced close locks our share for a day of blocks.
     ///
     /// # Errors
-    /// If the node id is malformed, or LDK refuses.
+    /// If the node id is malformed, the peer is offline and `force` false, or LDK refuses.
     pub fn close_channels(&self, counterparty: &str, force: bool) -> Result<(), LightningError> {
         let peer = key(counterparty)?;
+        if !force && self.channels().iter().any(|c| c.counterparty == counterparty && c.ready && !c.usable) {
+            return Err(LightningError::PeerAway);
+        }
         for c in self.node.list_channels().into_iter().filter(|c| c.counterparty_node_id == peer) {
             let closed = if force {
                 self.node.force_close_channel(&c.user_channel_id, peer, None)

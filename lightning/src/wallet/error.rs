@@ -71,6 +71,11 @@ pub enum LightningError {
         /// Its hash.
         hash: String,
     },
+    /// Closing together takes both sides.
+    #[error(
+        "the peer of this channel is offline: wait until it is back, or close without it by --force (a day of blocks)"
+    )]
+    PeerAway,
     /// The wallet is offline until the chain source is well.
     #[error("the wallet is offline until it can see the chain: {0}")]
     Waiting(String),

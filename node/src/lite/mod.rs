@@ -13,6 +13,7 @@ mod labour;
 pub mod limits;
 pub mod machine;
 pub mod measure;
+mod parting;
 mod pump;
 pub mod status;
 mod work;
@@ -235,6 +236,7 @@ pub async fn run(
     for timer in [&mut tick, &mut status, &mut tell] {
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
+    let mut parting = parting::Parting::default();
     let result = loop {
         let step = tokio::select! {
             _ = stop.changed() => break Ok(()),
@@ -256,7 +258,7 @@ pub async fn run(
         if let Err(error) = step {
             break Err(error);
         }
-        if finish && lite.open_claims() == 0 {
+        if finish && lite.open_claims() == 0 && parting.is_over(&lite.wallet) {
             lite.reporter.lite(&LiteEvent::Finished { msat: lite.earned.msat });
             break Ok(());
         }

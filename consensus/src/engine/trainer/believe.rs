@@ -43,6 +43,6 @@ pub fn verify_model(epochs: &EpochChain, model: ModelId, view: &ModelView) -> Op
 /// The outcome, if the committee of its epoch attests it.
 pub fn verify_outcome<'a>(epochs: &EpochChain, model: ModelId, state: &'a OutcomeState) -> Option<&'a Outcome> {
     let attestation = Attestation { chain: epochs.chain(), statement: Statement::Outcome(state.outcome.clone()) };
-    let attested = epochs.group(state.epoch)?.verify(&crate::codec::encode(&attestation), &state.signature);
+    let attested = epochs.verify(state.epoch, &crate::codec::encode(&attestation), &state.signature);
     (attested && state.outcome.model == model).then_some(&state.outcome)
 }

@@ -1,9 +1,9 @@
 //! Draws, key generations, handovers, membership, evidence, checkpoints (C1, C2, C6).
 
 use super::*;
-use crate::epoch::{Checkpoint, EpochChain, HandoverLink, Membership, draw_input};
+use crate::epoch::{Checkpoint, EpochChain, Handover, HandoverLink, Membership, draw_input};
 use crate::evidence::{Evidence, Offence};
-use crate::frost::{OpenedShares, Round1, deal_round1, dkg_context};
+use crate::frost::{OpenedShares, Round1, deal_round1, dkg_all_local, dkg_context, threshold};
 use crate::tx::{DkgMessage, DkgStep};
 
 fn federation() -> Federation {
@@ -113,6 +113,33 @@ fn the_next_committee_takes_over() {
     chain.advance(link.clone()).unwrap();
     assert!(chain.advance(link).is_err(), "twice");
     assert_eq!(chain.newest().unwrap().members(), coming.group.members());
+}
+
+#[test] // C2: what a committee signed holds for ever, though its members are forgotten in time
+fn an_old_attestation_still_holds() {
+    let mut w = World::with(federation(), 4);
+    let (chain_id, early) = (w.state.chain(), Statement::Checkpoint(checkpoint(&w)));
+    let by_the_first = w.attest(early.clone());
+    let mut chain = EpochChain::new(w.state.genesis()).unwrap();
+    let members: Vec<NodeId> = w.state.validators();
+    let mut signer = None;
+    for epoch in 1..=5u64 {
+        let (group, shares) = dkg_all_local(&members, threshold(members.len()), &mut w.rng).unwrap();
+        let handover = Handover { epoch, committee: group.committee(), keys: Digest([0; 32]) };
+        let statement = Statement::Handover(handover.clone());
+        let signature = match signer.take() {
+            None => w.attest(statement),
+            Some(signers) => attest(signers, &Attestation { chain: chain_id, statement }, &mut w.rng),
+        };
+        chain.advance_keeping(HandoverLink { handover, signature }, 2).unwrap();
+        let seats = members.iter().zip(shares);
+        signer = Some(seats.map(|(m, s)| (*m, Signer::new(*m, group.clone(), s, SignerConfig::default()))).collect());
+    }
+    assert_eq!((chain.epoch(), chain.newest().map(|g| g.members().len())), (5, Some(4)));
+    assert!(chain.group(3).is_none() && chain.group(4).is_some(), "the members of the newest two");
+    let early = crate::codec::encode(&Attestation { chain: chain_id, statement: early });
+    assert!(chain.verify(0, &early, &by_the_first));
+    assert!((1..9).all(|epoch| !chain.verify(epoch, &early, &by_the_first)), "signed by one committee, not by another");
 }
 
 fn checkpoint(w: &World) -> Checkpoint {

@@ -96,41 +96,14 @@ impl World {
 
     /// The genesis committee signs whatever it is given; the rules under test are the ledger's.
     fn attest(&mut self, statement: Statement) -> GroupSignature {
-        let attestation = Attestation { chain: self.state.chain(), statement };
-        let (topic, payload) = (attestation.topic(), crate::codec::encode(&attestation));
         let (transcript, group) =
             (self.state.genesis().transcript().unwrap(), &self.state.epoch_state(0).unwrap().group);
-        let mut signers: Vec<Signer> = self
-            .members
-            .iter()
-            .enumerate()
-            .map(|(i, k)| {
-                let secret = EncryptionSecret::derive(&k.secret());
-                let (share, _) = transcript.shares(&self.seeds[i], i, &secret).unwrap();
-                Signer::new(k.id(), group.clone(), share, SignerConfig::default())
-            })
-            .collect();
-        let mut queue = std::collections::VecDeque::new();
-        (0..signers.len()).for_each(|i| queue.push_back((i, SignInput::Start)));
-        for i in 0..signers.len() {
-            queue.push_back((i, SignInput::Approve { topic, payload_hash: payload_hash(&payload) }));
-            queue.push_back((i, SignInput::Open { topic, payload: Some(payload.clone()) }));
-        }
-        while let Some((to, input)) = queue.pop_front() {
-            for effect in signers[to].handle(input, 1, &mut self.rng) {
-                match effect {
-                    SignEffect::Broadcast(message) => {
-                        let from = self.members[to].id();
-                        let others = (0..signers.len()).filter(|i| *i != to);
-                        let proof = Signature([0; 64]);
-                        queue.extend(others.map(|i| (i, SignInput::Message { from, message: message.clone(), proof })));
-                    }
-                    SignEffect::Signed { signature, .. } => return signature,
-                    _ => {}
-                }
-            }
-        }
-        panic!("no signature");
+        let signers = self.members.iter().enumerate().map(|(i, k)| {
+            let secret = EncryptionSecret::derive(&k.secret());
+            let (share, _) = transcript.shares(&self.seeds[i], i, &secret).unwrap();
+            (k.id(), Signer::new(k.id(), group.clone(), share, SignerConfig::default()))
+        });
+        attest(signers.collect(), &Attestation { chain: self.state.chain(), statement }, &mut self.rng)
     }
 
     /// The genesis committee evaluates the beacon.
@@ -315,4 +288,30 @@ fn head_scores(gain: i64) -> HeadScores {
     let candidate = BlobRef { hash: BlobHash([0xaa; 32]), len: 400 };
     let (parent_test, candidate_test) = (test(10), test(20));
     HeadScores { candidate, confirm: paired(128, gain), guards: Vec::new(), parent_test, candidate_test }
+}
+
+/// What these members sign together.
+fn attest(signers: Vec<(NodeId, Signer)>, attestation: &Attestation, rng: &mut ChaCha20Rng) -> GroupSignature {
+    let (topic, payload) = (attestation.topic(), crate::codec::encode(attestation));
+    let (ids, mut signers): (Vec<NodeId>, Vec<Signer>) = signers.into_iter().unzip();
+    let mut queue = std::collections::VecDeque::new();
+    (0..signers.len()).for_each(|i| queue.push_back((i, SignInput::Start)));
+    for i in 0..signers.len() {
+        queue.push_back((i, SignInput::Approve { topic, payload_hash: payload_hash(&payload) }));
+        queue.push_back((i, SignInput::Open { topic, payload: Some(payload.clone()) }));
+    }
+    while let Some((to, input)) = queue.pop_front() {
+        for effect in signers[to].handle(input, 1, rng) {
+            match effect {
+                SignEffect::Broadcast(message) => {
+                    let others = (0..signers.len()).filter(|i| *i != to);
+                    let (from, proof) = (ids[to], Signature([0; 64]));
+                    queue.extend(others.map(|i| (i, SignInput::Message { from, message: message.clone(), proof })));
+                }
+                SignEffect::Signed { signature, .. } => return signature,
+                _ => {}
+            }
+        }
+    }
+    panic!("no signature");
 }
