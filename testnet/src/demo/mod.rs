@@ -229,8 +229,11 @@ fn verdict(attack: Attack, summary: &summary::Summary) -> String {
         if evicted.is_empty() { "nobody was evicted".into() } else { format!("evicted: {}", evicted.join(", ")) }
     } else {
         let cheats = || summary.trainers.iter().filter(|t| t.cheat);
-        let (claims, paid): (u64, u64) = (cheats().map(|t| t.claims).sum(), cheats().map(|t| t.paid_claims).sum());
-        format!("{claims} claims judged, {paid} paid, {} msat", cheats().map(|t| t.income_msat).sum::<u64>())
+        let (claims, added): (u64, u64) = (cheats().map(|t| t.claims).sum(), cheats().map(|t| t.added_claims).sum());
+        format!(
+            "{claims} claims judged, {added} added to the model, paid {} msat",
+            cheats().map(|t| t.income_msat).sum::<u64>()
+        )
     };
     format!("attack {name} ({does}): {got}. {stopped_by}")
 }

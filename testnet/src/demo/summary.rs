@@ -85,8 +85,8 @@ pub struct TrainerSum {
     pub cheat: bool,
     /// Claims judged.
     pub claims: u64,
-    /// Claims paid.
-    pub paid_claims: u64,
+    /// Claims that added to a new head, also by less than the smallest payment.
+    pub added_claims: u64,
     /// Income, msat.
     pub income_msat: u64,
     /// Credit, micro-nats.
@@ -214,15 +214,18 @@ pub fn draw_up(books: &Books, file: &NetworkFile, phases: Vec<RoundPhases>) -> S
                 name: n.name.clone(),
                 cheat: n.cheat,
                 claims: c.map_or(0, |c| c.claims),
-                paid_claims: c.map_or(0, |c| c.paid_claims),
+                added_claims: c.map_or(0, |c| c.paid_claims),
                 income_msat: c.map_or(0, |c| c.paid_msat),
                 credit_unat: c.map_or(0, |c| c.credit_unat),
             }
         })
         .collect();
     let mut problems = Vec::new();
-    for t in trainers.iter().filter(|t| t.cheat && (t.income_msat > 0 || t.paid_claims > 0 || t.credit_unat > 0)) {
-        problems.push(format!("{} cheated and was paid: {} claims, {} msat", t.name, t.paid_claims, t.income_msat));
+    for t in trainers.iter().filter(|t| t.cheat && (t.income_msat > 0 || t.added_claims > 0 || t.credit_unat > 0)) {
+        problems.push(format!(
+            "{} cheated and gained by it: {} claims added, {} msat",
+            t.name, t.added_claims, t.income_msat
+        ));
     }
     if trainers.iter().any(|t| !t.cheat) && run_paid == 0 {
         let accepted = claims().any(|c| c.accepted == Some(true));

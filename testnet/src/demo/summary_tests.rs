@@ -106,7 +106,7 @@ fn every_fault_shows() {
         ("gain booked on the model", |b| b.model.proven_unat += 1),
         ("trainers' side of the channels", |b| b.channels.trainers_msat -= 1),
         ("gone from the sponsors' side", |b| b.channels.sponsors_msat += 1),
-        ("cheated and was paid", |b| b.credit[1].credit_unat = 1),
+        ("cheated and gained by it", |b| b.credit[1].credit_unat = 1),
         ("accuracy did not rise", |b| {
             let result = b.rounds[0].result.as_mut().unwrap();
             result.after = result.before;

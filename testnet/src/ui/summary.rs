@@ -47,20 +47,20 @@ pub(super) fn lines(s: &Summary, p: Paint) -> Vec<String> {
         grouped(s.refunded_msat)
     ));
     out.push(String::new());
-    out.push(p.dim(&format!("  {:<22}{:>8}{:>8}{:>20}{:>18}", "trainer", "claims", "paid", "income", "credit")));
+    out.push(p.dim(&format!("  {:<22}{:>8}{:>8}{:>20}{:>18}", "trainer", "claims", "added", "income", "credit")));
     for t in &s.trainers {
         let name = if t.cheat { format!("{} (cheats)", t.name) } else { t.name.clone() };
         let credit = nats(i64::try_from(t.credit_unat).unwrap_or(i64::MAX));
         out.push(format!(
             "  {name:<22}{:>8}{:>8}{:>15} msat{credit:>14} nat",
             t.claims,
-            t.paid_claims,
+            t.added_claims,
             grouped(t.income_msat)
         ));
     }
     let honest = || s.trainers.iter().filter(|t| !t.cheat);
-    let (judged, paid): (u64, u64) = (honest().map(|t| t.claims).sum(), honest().map(|t| t.paid_claims).sum());
-    out.push(format!("  honest claims paid: {paid} of {judged}"));
+    let (judged, added): (u64, u64) = (honest().map(|t| t.claims).sum(), honest().map(|t| t.added_claims).sum());
+    out.push(format!("  honest claims that added to the model: {added} of {judged}"));
     let f = &s.federation;
     if f.rotations > 0 || f.killed.is_some() || !f.evicted.is_empty() {
         let (n, t) = f.committee;
